@@ -1,0 +1,56 @@
+# The few commands that a developer and the CI share. `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
+# pip before 23.1 would otherwise build the packages that come as source (deepspeed) without an isolated environment.
+export PIP_USE_PEP517 = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help train test check format wheel clean
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+train: .venv/.train-ready ## train the default experiment
+	$(BIN)/distmlp train
+
+test: .venv/.dev-ready ## run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+check: .venv/.dev-ready ## format, lint, types and layers, without changing a file
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy distmlp
+	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+format: .venv/.dev-ready ## format the code and repair what the linter can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+wheel: .venv/.dev-ready ## build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+clean: ## remove builds and caches; the environment and the runs stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp is newer than the files that decide what is installed, so an unchanged environment is left alone.
+.venv/.train-ready: pyproject.toml constraints.txt
+	$(call install,plot)
+
+# The tests need everything that training needs.
+.venv/.dev-ready: pyproject.toml constraints.txt
+	$(call install,dev)
+	@touch .venv/.train-ready
+
+# torch comes first and by itself, so that the index or folder configured for pip decides between its CPU and CUDA builds.
+define install
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) not found; name a Python 3.11 or newer: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: distmlp needs Python 3.11 or newer and $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing distmlp and its dependencies into .venv; this takes a few minutes."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) -e ".[$(1)]"
+	@touch $@
+endef

@@ -1,0 +1,163 @@
+"""What a training step costs beside the arithmetic: four programs, one network, the same batches, interleaved.
+
+    python benchmarks/overhead.py [--rounds 7] [--samples 20000] [--batch 64]
+
+The programs: a hand-tuned torch loop (index batches, no host syncs, fused SGD), distmlp as it ships (metrics.jsonl,
+TensorBoard, wandb offline, progress), stock Lightning with a DataLoader, and the document's loop (DataLoader,
+`loss.item()` for each step). Every round runs each program once, in turn; what is printed is the median over rounds of a
+program's time divided by the hand-tuned loop's time in the same round, with the quartiles: machines differ and are
+shared, ratios in one round do not care.
+"""
+
+import argparse
+import contextlib
+import io
+import logging
+import os
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from distmlp.build import build_data, build_module, build_network, build_run, evaluation_loader, train_loader
+from distmlp.compose import compose
+from distmlp.data.order import permuted
+from distmlp.runtime import World
+
+EPOCHS = 3  # the first is warm-up and is not counted
+
+
+def network() -> nn.Sequential:
+    """The document's 784-128-10 perceptron."""
+    return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+class Clock:
+    """Seconds of the epochs after the first."""
+
+    def __init__(self) -> None:
+        self.marks: list[float] = []
+
+    def mark(self) -> None:
+        self.marks.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        return self.marks[-1] - self.marks[1]
+
+
+def hand_tuned(inputs: torch.Tensor, targets: torch.Tensor, batch: int) -> float:
+    """Index batches, no syncs, fused SGD: as fast as plain torch goes."""
+    net, clock = network(), Clock()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01, fused=True)
+    for epoch in range(EPOCHS):
+        clock.mark()
+        order = torch.from_numpy(permuted(torch.arange(len(inputs)).numpy(), len(inputs), 0, epoch))
+        for index in order.split(batch):
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(net(inputs[index]), targets[index]).backward()
+            optimizer.step()
+    clock.mark()
+    return clock.seconds()
+
+
+def document_loop(inputs: torch.Tensor, targets: torch.Tensor, batch: int) -> float:
+    """The document's loop: DataLoader sample by sample, running loss on the host."""
+    net, clock = network(), Clock()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    loader: DataLoader[tuple[torch.Tensor, ...]] = DataLoader(TensorDataset(inputs, targets), batch, shuffle=True)
+    for _ in range(EPOCHS):
+        clock.mark()
+        running = 0.0
+        for images, labels in loader:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(net(images.view(images.size(0), -1)), labels)
+            loss.backward()
+            optimizer.step()
+            running += loss.item()
+    clock.mark()
+    return clock.seconds()
+
+
+class StockModule(lightning.LightningModule):
+    """What Lightning's own introduction writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class EpochMarks(lightning.Callback):
+    """Marks the clock at each epoch's start and at the end of training."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.clock.mark()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self.clock.mark()
+
+
+def stock_lightning(inputs: torch.Tensor, targets: torch.Tensor, batch: int) -> float:
+    """Lightning with its defaults: DataLoader, CSV logger, progress bar."""
+    marks = EpochMarks()
+    dataset: Dataset[tuple[torch.Tensor, ...]] = TensorDataset(inputs, targets)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=EPOCHS,
+            callbacks=[marks],
+            default_root_dir=folder,
+            logger=lightning.pytorch.loggers.CSVLogger(folder),
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(StockModule(), DataLoader(dataset, batch, shuffle=True))
+    return marks.clock.seconds()
+
+
+def shipped_distmlp(num_samples: int, batch: int) -> float:
+    """distmlp as it ships, from its configuration: every logger, progress on. Validation is left out, as in the others."""
+    composed = compose(
+        [
+            "data=synthetic",
+            f"data.num_samples={int(num_samples / 0.98)}",
+            "data.validation_fraction=0.01",
+            "data.test_fraction=0.01",
+            f"data.global_batch_size={batch}",
+            "optimizer=sgd",
+            f"trainer.max_epochs={EPOCHS}",
+            "trainer.accelerator=cpu",
+        ]
+    )
+    config, world, marks = composed.config, World(0, 1, 0, 1), EpochMarks()
+    data = build_data(config)
+    module = build_module(config, data, build_network(config, data), world)
+    with tempfile.TemporaryDirectory() as folder:
+        run = build_run(config, data, world, Path(folder), composed.values, Console(file=io.StringIO()))
+        run.trainer.callbacks.append(marks)  # type: ignore[attr-defined]
+        run.trainer.fit(module, train_loader(config, data, world))
+        import wandb
+
+        wandb.finish(quiet=True)
+    del evaluation_loader
+    return marks.clock.seconds()

@@ -1,0 +1,74 @@
+"""`distmlp evaluate RUN|CHECKPOINT [split=test] [key=value]`: measures a trained network on a split, every sample once."""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from distmlp.compose import compose
+from distmlp.errors import ConfigError
+from distmlp.runtime import World
+
+USAGE = "usage: distmlp evaluate RUN|CHECKPOINT [split=train|validation|test] [key=value]"
+SPLITS = ("train", "validation", "test")
+
+
+def run(arguments: list[str]) -> int:
+    """Evaluates as ``arguments`` say. Returns the exit status."""
+    if "--help" in arguments or "-h" in arguments:
+        print(USAGE)
+        return 0
+    split = "test"
+    overrides = []
+    for word in arguments:
+        if word.startswith("split="):
+            split = word.removeprefix("split=")
+        elif "=" in word:
+            overrides.append(word)
+    places = [word for word in arguments if "=" not in word]
+    if len(places) != 1:
+        raise ConfigError(f"give one run folder or checkpoint: {USAGE.removeprefix('usage: ')}")
+    if split not in SPLITS:
+        raise ConfigError(f"split={split} does not exist: valid are {', '.join(SPLITS)}")
+    return _evaluate(Path(places[0]), split, overrides)
+
+
+def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
+    folder = _run_folder_of(place)
+    config = compose(overrides, folder / "config.yaml").config
+
+    from distmlp import build
+    from distmlp.checkpoint.weights import load_into, newest_checkpoint, read_weights
+
+    build.device_type(config.trainer.accelerator)
+    checkpoint = newest_checkpoint(folder) if folder == place else place
+    weights, state = read_weights(checkpoint)
+    data = build.build_data(config)
+    network = build.build_network(config, data)
+    load_into(network, weights, checkpoint)
+    world = World(0, 1, 0, 1)
+    module = build.build_module(config, data, network, world)
+    trainer = build.build_trainer(config, world, logger=False)
+    results = trainer.test(module, build.evaluation_loader(config, data, world, split), verbose=False)[0]
+    _show(checkpoint, state, split, {name.removeprefix("test/"): value for name, value in results.items()})
+    return 0
+
+
+def _run_folder_of(place: Path) -> Path:
+    """The run folder that ``place`` is, or lies in (a checkpoint is ``RUN/checkpoints/step-…``)."""
+    for folder in (place, place.parent.parent):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise ConfigError(f"{place} is neither a run folder nor a checkpoint inside one: config.yaml was not found")
+
+
+def _show(checkpoint: Path, state: dict[str, Any], split: str, results: dict[str, float]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("metric", split):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name, value in results.items():
+        table.add_row(name, f"{value:.4f}")
+    console = Console()
+    console.print(f"checkpoint: {checkpoint} (step {state['step']})", highlight=False, soft_wrap=True)
+    console.print(table)

@@ -1,0 +1,130 @@
+"""`distmlp train`: compose, validate, build, fit, test, and say where it all is."""
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from distmlp import run_folder
+from distmlp.compose import Composed, compose
+from distmlp.config import all_fields
+from distmlp.errors import ConfigError
+from distmlp.log import log, start_log
+from distmlp.runtime import World, check_world, device_names, discover, leave_process_group, shared_from_rank_zero
+from distmlp.summary import show_summary, summarize
+
+if TYPE_CHECKING:
+    from distmlp.data.dataset import DataSet
+    from distmlp.module import TrainingModule
+
+SPLITS = ("train", "validation", "test")
+INTERRUPTED = 1
+USAGE = "usage: distmlp train [--config RUN/config.yaml] [--cfg job] [group=choice] [key=value]"
+
+
+def run(arguments: list[str]) -> int:
+    """Trains as ``arguments`` say. Returns the exit status."""
+    if "--help" in arguments or "-h" in arguments:
+        print("\n".join([USAGE, "", "keys:", *(f"  {key:<32}{text}" for key, text in dict(all_fields()).items())]))
+        return 0
+    overrides, frozen, shows_config = _read_flags(arguments)
+    composed = compose(overrides, frozen)
+    if shows_config:
+        print(composed.as_yaml(), end="")
+        return 0
+    try:
+        return _train(composed, discover())
+    finally:
+        if "torch" in sys.modules:
+            leave_process_group()
+
+
+def _read_flags(arguments: list[str]) -> tuple[list[str], Path | None, bool]:
+    words, overrides, frozen, shows_config = iter(arguments), [], None, False
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag == "--config":
+            frozen = Path(value or next(words, ""))
+        elif flag in ("--cfg", "-c"):
+            if (value or next(words, "")) != "job":
+                raise ConfigError("--cfg takes one value: --cfg job prints the resolved configuration")
+            shows_config = True
+        elif word.startswith("-"):
+            raise ConfigError(f"unknown flag {word}: valid are --config FILE, --cfg job, --help")
+        else:
+            overrides.append(word)
+    return overrides, frozen, shows_config
+
+
+def _train(composed: Composed, world: World) -> int:
+    from distmlp import build
+
+    config = composed.config
+    kind = build.device_type(config.trainer.accelerator)
+    data = build.build_data(config)
+    check_world(
+        world,
+        nodes=config.trainer.nodes,
+        devices=config.trainer.devices,
+        strategy=config.strategy.name,
+        num_samples=min(len(data.split(name)) for name in SPLITS),
+    )
+    network = build.build_network(config, data)
+    module = build.build_module(config, data, network, world)
+    folder, values = _open_run(composed, data, world, kind)
+    console = Console(stderr=True)
+    if world.rank == 0:
+        _announce(console, folder, data, module, world, kind)
+    made = build.build_run(config, data, world, folder, values, console)
+    started = time.time()
+    made.trainer.fit(
+        module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
+    )
+    if made.trainer.interrupted:
+        return INTERRUPTED
+    seconds = time.time() - started
+    made.trainer.test(module, build.evaluation_loader(config, data, world, "test"), verbose=False)
+    if world.rank == 0:
+        position = module.position
+        summary = summarize(
+            ended_because=made.stopping.reason,
+            step=position.step,
+            epoch=position.epoch,
+            samples=position.samples,
+            seconds=seconds,
+            num_parameters=module.num_parameters,
+            final={name: value for name, value in made.latest.items() if "/" in name},
+            best=made.best,
+        )
+        run_folder.write_json(folder / "summary.json", summary)
+        show_summary(Console(), folder, summary)
+    return 0
+
+
+def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> tuple[Path, dict[str, Any]]:
+    """Rank 0 makes the run folder and freezes the configuration; every rank learns where it is, and logs there."""
+    config = composed.config
+    name = config.run.name or f"{config.data.name}-{config.model.name}"
+    folder, run_id = Path(), config.run.id or run_folder.new_run_id()
+    if world.rank == 0:
+        folder = run_folder.create(config.run.root, name, run_id)
+    folder = Path(shared_from_rank_zero(world, str(folder), "nccl" if kind == "cuda" else "gloo"))
+    values = composed.values | {"run": {"root": config.run.root, "name": name, "id": folder.name}}
+    if world.rank == 0:
+        run_folder.write_text(folder / "config.yaml", Composed(values, config).as_yaml())
+        environment = run_folder.describe_environment(device_names(kind), world.world_size, data.fingerprint)
+        run_folder.write_json(folder / "environment.json", environment)
+    start_log(folder, world.rank)
+    return folder, values
+
+
+def _announce(
+    console: Console, folder: Path, data: "DataSet", module: "TrainingModule", world: World, kind: str
+) -> None:
+    lines = [*data.notes, f"{data.name}: {len(data.train)} training samples, {len(data.validation)} validation, {len(data.test)} test"]
+    lines.append(f"{module.num_parameters:,} parameters, {world.world_size} process(es) on {kind}, run folder {folder}")
+    for line in lines:
+        log.info(line)
+        console.print(f"distmlp: {line}", highlight=False, soft_wrap=True)

@@ -1,0 +1,93 @@
+"""Progress for people: a bar in a terminal; plain lines, seldom, in a pipe or a log file. Fed by time, never by step."""
+
+import time
+from typing import Any
+
+import lightning
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+BAR_SECONDS = 0.25
+LINE_SECONDS = 10.0
+
+
+class _TextFromFields(ProgressColumn):
+    """Shows the task's ``shown`` field."""
+
+    def render(self, task: Task) -> Text:
+        return Text(str(task.fields.get("shown", "")), no_wrap=True, overflow="ellipsis")
+
+
+class ProgressReport(lightning.Callback):
+    """Shows step, loss, accuracy, samples a second and time left.
+
+    Args:
+        total_steps: optimizer steps until the end, where known.
+        latest: newest metrics on the host, kept by whoever writes them.
+        score: the metric shown beside the loss, e.g. ``accuracy``.
+        console: where to; a terminal gets a bar.
+    """
+
+    def __init__(self, total_steps: int | None, latest: dict[str, float], score: str, console: Console) -> None:
+        self.total_steps = total_steps
+        self.latest = latest
+        self.score = score
+        self.console = console
+        self.interval = BAR_SECONDS if console.is_terminal else LINE_SECONDS
+        self.bar: Progress | None = None
+        self.shown = self.started = time.monotonic()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.shown = self.started = time.monotonic()
+        if self.console.is_terminal:
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=18),
+                _TextFromFields(),
+                console=self.console,
+                auto_refresh=False,
+            )
+            self.bar.start()
+            self.bar.add_task("training", total=self.total_steps)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        now = time.monotonic()
+        if now - self.shown >= self.interval:
+            self.shown = now
+            self._show(pl_module.position)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._show(pl_module.position)
+        self._close()
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _show(self, position: Any) -> None:
+        text = self.describe(position.step, position.epoch, position.samples, time.monotonic() - self.started)
+        if self.bar is None:
+            self.console.print(text, highlight=False, soft_wrap=True)
+        else:
+            self.bar.update(self.bar.task_ids[0], completed=position.step, shown=text, refresh=True)
+
+    def describe(self, step: int, epoch: int, samples: int, seconds: float) -> str:
+        """One line: ``step 230/900  epoch 10  loss 0.0841  accuracy 0.983  12.3k samples/s  0:03 left``."""
+        parts = [f"step {step}" + (f"/{self.total_steps}" if self.total_steps else ""), f"epoch {epoch + 1}"]
+        if "train/loss" in self.latest:
+            parts.append(f"loss {self.latest['train/loss']:.4f}")
+        score = self.latest.get(f"val/{self.score}", self.latest.get(f"train/{self.score}"))
+        if score is not None:
+            parts.append(f"{self.score} {score:.3f}")
+        rate = samples / max(seconds, 1e-9)
+        parts.append(f"{rate / 1000:.1f}k samples/s" if rate >= 1000 else f"{rate:.1f} samples/s")
+        if self.total_steps and step:
+            left = int(seconds / step * (self.total_steps - step))
+            hours, rest = divmod(left, 3600)
+            parts.append((f"{hours}:" if hours else "") + f"{rest // 60:0{2 if hours else 1}}:{rest % 60:02} left")
+        return "  ".join(parts)

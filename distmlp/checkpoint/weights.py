@@ -1,0 +1,102 @@
+"""Weights on disk: `step-00000042/` with safetensors, JSON, and a manifest of SHA-256 sums that is written last.
+
+A folder appears under its name only when it is whole: files are written to a temporary folder, synced, and renamed.
+No pickle is written or read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distmlp.errors import ConfigError
+
+FORMAT = "distmlp-weights-1"
+WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
+
+
+def write_weights(checkpoints: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Writes ``checkpoints/step-…`` and returns it. ``state`` is JSON: step, epoch, samples, network facts."""
+    target = checkpoints / f"step-{step:08d}"
+    temporary = checkpoints / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary / WEIGHTS)
+    (temporary / STATE).write_text(json.dumps(state, indent=2))
+    sums = {name: _sha256(temporary / name) for name in (WEIGHTS, STATE)}
+    (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2))
+    for name in (WEIGHTS, STATE, MANIFEST):
+        _sync(temporary / name)
+    _sync(temporary)
+    if target.exists():
+        shutil.rmtree(target)
+    os.replace(temporary, target)
+    _sync(checkpoints)
+    return target
+
+
+def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and state of ``checkpoint``, after every sum was verified.
+
+    Raises:
+        ConfigError: the folder is no checkpoint, or is damaged; the message names the file.
+    """
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        sums = manifest["sha256"]
+    except (OSError, ValueError, KeyError):
+        raise ConfigError(f"{checkpoint} is not a sound checkpoint: its {MANIFEST} is missing or unreadable") from None
+    if manifest.get("format") != FORMAT:
+        raise ConfigError(f"{checkpoint} has format {manifest.get('format')!r}; this version reads {FORMAT!r}")
+    for name in (WEIGHTS, STATE):
+        path = checkpoint / name
+        if not path.is_file() or _sha256(path) != sums.get(name):
+            raise ConfigError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}; use another checkpoint")
+    try:
+        return load_file(checkpoint / WEIGHTS), json.loads((checkpoint / STATE).read_text())
+    except (SafetensorError, ValueError):
+        raise ConfigError(f"{checkpoint} is not a sound checkpoint: its contents cannot be read") from None
+
+
+def newest_checkpoint(run_folder: Path) -> Path:
+    """The checkpoint with the highest step in a run folder."""
+    found = sorted((run_folder / "checkpoints").glob("step-*"))
+    if not found:
+        raise ConfigError(f"{run_folder} holds no checkpoint: training writes one at its end")
+    return found[-1]
+
+
+def load_into(network: torch.nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Copies ``weights`` into ``network``.
+
+    Raises:
+        ConfigError: a name or shape differs; the first difference is named.
+    """
+    own = network.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in weights or name not in own:
+            raise ConfigError(f"{source}: {name} is only in the {'network' if name in own else 'checkpoint'}")
+        if own[name].shape != weights[name].shape:
+            shapes = tuple(weights[name].shape), tuple(own[name].shape)
+            raise ConfigError(f"{source}: {name} has shape {shapes[0]}, the network's is {shapes[1]}")
+    network.load_state_dict(weights)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,40 @@
+"""Writes weights while training runs, every so many steps, and at the end."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+
+from distmlp.checkpoint.weights import write_weights
+from distmlp.log import log
+
+
+class WeightsWriter(lightning.Callback):
+    """Rank 0 writes the network's weights to ``checkpoints``. A failed write is reported and does not end the run.
+
+    Args:
+        checkpoints: folder for `step-…` folders.
+        every_steps: steps between two; None: at the end only.
+    """
+
+    def __init__(self, checkpoints: Path, every_steps: int | None) -> None:
+        self.checkpoints = checkpoints
+        self.every_steps = every_steps
+        self.written: Path | None = None
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        if self.every_steps is not None and pl_module.position.step % self.every_steps == 0:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        position = pl_module.position
+        state = {"step": position.step, "epoch": position.epoch, "samples": position.samples}
+        try:
+            self.written = write_weights(self.checkpoints, position.step, pl_module.network.state_dict(), state)
+        except OSError as error:
+            log.warning("the checkpoint of step %d was not written: %s", position.step, error.strerror)

@@ -1,0 +1,68 @@
+"""The command line: `distmlp <verb> [group=choice] [key=value]`. Finds the verb's app, and turns a user's mistake into one line.
+
+Torch is not imported here, so that help and mistakes are answered at once.
+"""
+
+import os
+import sys
+from importlib import import_module
+
+from distmlp.errors import ConfigError
+
+VERBS = {
+    "train": "train a network; writes a run folder",
+    "evaluate": "measure a trained run or checkpoint on a split",
+    "plot": "draw loss and accuracy curves of runs",
+}
+
+EXAMPLES = """\
+examples:
+  distmlp train                                          the default network on the digits, offline
+  distmlp train experiment=document_pytorch data=mnist data.dir=/data/mnist
+  distmlp train model.hidden=[512,256] optimizer=momentum optimizer.lr=0.05 trainer.max_epochs=20
+  distmlp train --cfg job optimizer=muon                 print the resolved configuration
+  distmlp train --config runs/NAME/ID/config.yaml        repeat a run
+  distmlp evaluate runs/NAME/ID split=test
+  distmlp plot runs/NAME/ID runs/NAME/OTHER
+  torchrun --standalone --nproc-per-node 4 -m distmlp train strategy=ddp
+`distmlp train --help` explains every key."""
+
+
+def help_text() -> str:
+    """Verbs, groups with their choices, examples."""
+    from distmlp.compose import GROUPS_IN_ORDER, choices
+
+    verbs = [f"  {verb:<14}{meaning}" for verb, meaning in VERBS.items()]
+    groups = [f"  {group:<14}{', '.join(choices(group))}" for group in GROUPS_IN_ORDER if choices(group)]
+    return "\n".join(
+        ["usage: distmlp <verb> [group=choice] [key=value]", "", "verbs:", *verbs, "", "groups and choices:", *groups, "", EXAMPLES]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb. Returns the exit status: 0 done, 2 a user's mistake, 1 anything else."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(words)
+    except ConfigError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"distmlp: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("--help", "-h", "help"):
+        print(help_text())
+        return 0
+    if words[0] == "--version":
+        from distmlp import __version__
+
+        print(f"distmlp {__version__}")
+        return 0
+    verb = words[0]
+    if verb not in VERBS:
+        from distmlp.config import nearest
+
+        raise ConfigError(f"unknown verb {verb}{nearest(verb, list(VERBS))}")
+    status: int = import_module(f"distmlp.apps.{verb}").run(words[1:])
+    return status

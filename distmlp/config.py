@@ -1,0 +1,176 @@
+"""The whole configuration: what `schema.py` says of each group, and what must hold between groups.
+
+`validate` turns the composed values into a `Config` or ends with one line: the wrong key and the nearest right one, the
+valid choices, or the two fields that disagree.
+"""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, Self, get_args
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from distmlp import schema
+from distmlp.errors import ConfigError
+
+Model = Annotated[schema.MLPModel | schema.CustomModel, Field(discriminator="name")]
+Data = Annotated[
+    schema.DigitsData
+    | schema.MNISTData
+    | schema.FashionMNISTData
+    | schema.ArraysData
+    | schema.TableData
+    | schema.SyntheticData,
+    Field(discriminator="name"),
+]
+Optimizer = Annotated[
+    schema.SGD | schema.Momentum | schema.Adam | schema.Adagrad | schema.RMSprop | schema.Muon | schema.Lion,
+    Field(discriminator="name"),
+]
+Scheduler = Annotated[
+    schema.ConstantScheduler
+    | schema.StepScheduler
+    | schema.DecayScheduler
+    | schema.WSDScheduler
+    | schema.OneCycleScheduler,
+    Field(discriminator="name"),
+]
+
+
+class Config(schema.Section):
+    """One run, validated. See the README for how groups and keys are chosen."""
+
+    seed: int = Field(0, ge=0, description="seed of weights, sample order and dropout")
+    allow_targets: list[str] = Field([], description="packages whose classes a `_target_` may name; read from the command line only")
+    run: schema.Run
+    model: Model
+    data: Data
+    optimizer: Optimizer
+    scheduler: Scheduler
+    strategy: schema.Strategy
+    precision: schema.Precision
+    trainer: schema.Trainer
+    checkpoint: schema.Checkpoint
+    tracking: schema.Tracking
+
+    @model_validator(mode="after")
+    def _micro_batch_fits_global_batch(self) -> Self:
+        micro, whole = self.trainer.micro_batch_size, self.data.global_batch_size
+        if micro is not None and micro > whole:
+            raise ValueError(
+                f"trainer.micro_batch_size={micro} is larger than data.global_batch_size={whole}: "
+                "a micro-batch is a part of the global batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _training_ends(self) -> Self:
+        trainer = self.trainer
+        limits = ("max_epochs", "max_steps", "max_samples")
+        if all(getattr(trainer, limit) is None for limit in limits):
+            if trainer.max_time is None and trainer.loss_threshold is None:
+                raise ValueError(
+                    "training would never end: set trainer.max_epochs, trainer.max_steps, trainer.max_samples, "
+                    "trainer.max_time or trainer.loss_threshold"
+                )
+            if self.scheduler.name not in ("constant", "step"):
+                raise ValueError(
+                    f"scheduler.name={self.scheduler.name} needs to know the end: set trainer.max_epochs, "
+                    "trainer.max_steps or trainer.max_samples"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _target_is_allowed(self) -> Self:
+        for target in targets_of(self.model.model_dump(by_alias=True)):
+            check_target(target, self.allow_targets)
+        return self
+
+
+def targets_of(values: Any) -> Iterator[str]:
+    """Every `_target_` in ``values``, however deep."""
+    if isinstance(values, Mapping):
+        if "_target_" in values:
+            yield str(values["_target_"])
+        values = list(values.values())
+    if isinstance(values, list):
+        for value in values:
+            yield from targets_of(value)
+
+
+def check_target(target: str, allowed: list[str]) -> None:
+    """Raises `ValueError` unless ``target`` is a dotted name inside one of the ``allowed`` packages."""
+    package, _, attribute = target.partition(".")
+    if not attribute:
+        raise ValueError(f"model._target_={target} is not a dotted name such as my_package.MyNet")
+    if not any(target.startswith(prefix + ".") for prefix in allowed):
+        raise ValueError(
+            f"model._target_={target} is code outside distmlp: if you trust it, add allow_targets=[{package}]"
+        )
+
+
+def validate(values: Mapping[str, Any]) -> Config:
+    """The configuration in ``values``.
+
+    Raises:
+        ConfigError: one line for all faults found.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = dict.fromkeys(_explain(fault) for fault in error.errors())
+        raise ConfigError("; ".join(lines)) from None
+
+
+def all_fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted key, help line) of every field of the schema, each once a group member."""
+    for name, info in section.model_fields.items():
+        members = _members(info.annotation)
+        if not members:
+            yield prefix + (info.alias or name), info.description or ""
+        for member in members:
+            yield from all_fields(member, f"{prefix}{name}.")
+
+
+def _members(annotation: Any) -> list[type[BaseModel]]:
+    kinds = [annotation, *get_args(annotation)]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def _explain(fault: Any) -> str:
+    parts = [str(part) for part in fault["loc"]]
+    everything = keys = [name for name, _ in all_fields()]
+    choice = ""
+    if parts and parts[0] in ("model", "data", "optimizer", "scheduler") and len(parts) > 2:
+        choice = parts.pop(1)  # the union's member, which the user did not write
+        keys = _keys_of_choice(parts[0], choice)
+    key, kind, message = ".".join(parts), fault["type"], fault["msg"]
+    if kind == "value_error":
+        return str(message.removeprefix("Value error, "))
+    if kind == "extra_forbidden" and choice and key in everything:
+        return f"{key} is not a key of {parts[0]}={choice}: its keys are {', '.join(keys)}"
+    if kind == "extra_forbidden":
+        return f"unknown key {key}{nearest(key, keys)}"
+    if kind == "missing":
+        return f"{key} is not set: give {key}=…"
+    if kind == "union_tag_invalid":
+        tag = str(fault["ctx"]["tag"])
+        return f"{key}.name={tag} does not exist{nearest(tag, fault['ctx']['expected_tags'].replace(chr(39), '').split(', '))}"
+    return f"{key}={fault['input']}: {message[0].lower()}{message[1:]}"
+
+
+def _keys_of_choice(group: str, choice: str) -> list[str]:
+    for member in _members(Config.model_fields[group].annotation):
+        if choice in get_args(member.model_fields["name"].annotation):
+            return [name for name, _ in all_fields(member, f"{group}.")]
+    raise AssertionError(f"{group} has no choice {choice}")
+
+
+def nearest(word: str, choices: list[str]) -> str:
+    """``": did you mean X?"`` with the nearest of ``choices``, or else the list of them."""
+    names = list(dict.fromkeys(choices))
+    same_name = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
+    close = same_name or get_close_matches(word, names, n=1, cutoff=0.6)
+    if close:
+        return f": did you mean {close[0]}?"
+    return f": valid are {', '.join(names)}" if len(names) <= 20 else ": `distmlp train --help` lists the keys"

@@ -1,0 +1,108 @@
+"""Batches for one rank: each global batch is cut into the ranks' shares, in the order that `order.py` defines."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distmlp.data.dataset import Split
+from distmlp.data.order import permuted
+
+# Positions are mapped to samples for about so many at a time: cheap per batch, and constant memory for any set.
+POSITIONS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """One rank's share of one global batch. ``inputs`` (n, …) and ``targets`` (n, …) with n = ``num_samples`` or 1.
+
+    A rank whose share is empty (fewer samples than ranks at the end of an epoch) gets one sample and ``num_samples`` 0,
+    so that it takes part in the collectives with weight 0.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    num_samples: int
+    global_num_samples: int
+    sample_ids: Tensor | None
+    is_last: bool
+
+
+class EpochOrder:
+    """The order of one epoch over ``num_samples``. Lightning calls `set_epoch` through the loader's ``sampler``."""
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        self.num_samples = num_samples
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def positions(self, start: int, stop: int) -> Tensor:
+        """Samples at ``start … stop-1`` of this epoch's order, int64."""
+        return torch.from_numpy(permuted(np.arange(start, stop), self.num_samples, self.seed, self.epoch))
+
+
+class TrainLoader:
+    """This rank's shares of an epoch's global batches, the ragged last one included."""
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        global_batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        with_sample_ids: bool = False,
+    ) -> None:
+        self.split = split
+        self.global_batch_size = global_batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.with_sample_ids = with_sample_ids
+        self.sampler = EpochOrder(len(split), seed)
+
+    def __len__(self) -> int:
+        """Optimizer steps in an epoch."""
+        return -(-len(self.split) // self.global_batch_size)
+
+    def __iter__(self) -> Iterator[Share]:
+        num_samples, size = len(self.split), self.global_batch_size
+        block = max(1, POSITIONS_AT_ONCE // size) * size
+        for block_start in range(0, num_samples, block):
+            samples = self.sampler.positions(block_start, min(block_start + block, num_samples))
+            for start in range(0, len(samples), size):
+                batch = samples[start : start + size]
+                yield self._share(batch, is_last=block_start + start + size >= num_samples)
+
+    def _share(self, batch: Tensor, is_last: bool) -> Share:
+        first, after = share_bounds(len(batch), self.rank, self.world_size)
+        mine = batch[first:after] if after > first else batch[:1]
+        inputs, targets = self.split.batch(mine)
+        ids = self.split.sample_ids(batch) if self.with_sample_ids else None
+        return Share(inputs, targets, after - first, len(batch), ids, is_last)
+
+
+class EvaluationLoader:
+    """This rank's contiguous part of a split, each sample once."""
+
+    def __init__(self, split: Split, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.split = split
+        self.batch_size = batch_size
+        self.first, self.after = share_bounds(len(split), rank, world_size)
+
+    def __len__(self) -> int:
+        return -(-(self.after - self.first) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for start in range(self.first, self.after, self.batch_size):
+            yield self.split.batch(torch.arange(start, min(start + self.batch_size, self.after)))
+
+
+def share_bounds(num_samples: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First and past-the-last position of ``rank``'s part of ``num_samples``; parts differ by at most one sample."""
+    return num_samples * rank // world_size, num_samples * (rank + 1) // world_size

@@ -1,0 +1,28 @@
+"""Logging: one file for each rank in the run folder; the console hears warnings of rank 0."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+log = logging.getLogger("distmlp")
+
+
+def start_log(run_folder: Path, rank: int) -> None:
+    """Sends `distmlp` and Lightning messages of this rank to `logs/rank-….log`, and rank 0's warnings to the console."""
+    file = logging.FileHandler(run_folder / "logs" / f"rank-{rank:05d}.log")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    for name in ("distmlp", "lightning.pytorch", "lightning.fabric", "py.warnings"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        logger.addHandler(file)
+        logger.propagate = False
+    log.setLevel(logging.INFO)
+    if rank == 0:
+        console = logging.StreamHandler(sys.stderr)
+        console.setLevel(logging.WARNING)
+        console.setFormatter(logging.Formatter("distmlp: %(message)s"))
+        log.addHandler(console)
+    warnings.simplefilter("default")

@@ -1,0 +1,249 @@
+"""The LightningModule: any `nn.Module`, a task, an optimizer and a schedule; Lightning's Trainer runs it.
+
+Optimization is manual, in Lightning's sense: a step is one *global* batch, of which a rank holds a share that may be cut
+into micro-batches, and the loss is normalised over the global batch, so a ragged last batch weighs what it should.
+
+A step of a small network takes less time than Lightning's hooks around it. In one process `training_step` therefore
+takes as many global batches from the loader as fit into `HOOK_INTERVAL_SECONDS`; callbacks run once for each such block
+and read what happened from `position` and `logged`. A network whose step is longer gets one step for each call.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+
+from distmlp.tasks import Task
+
+HOOK_INTERVAL_SECONDS = 0.05
+
+
+@dataclass(slots=True)
+class Position:
+    """How far the run is. ``loss_sum`` (scalar tensor) and ``loss_samples``: training loss since the last validation."""
+
+    step: int = 0
+    epoch: int = 0
+    samples: int = 0
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
+    loss_samples: int = 0
+
+
+@dataclass(slots=True)
+class LoggedStep:
+    """What is kept of a step that is to be logged. Tensors stay on the device, so that no step waits for them."""
+
+    step: int
+    epoch: int
+    samples: int
+    time: float
+    lr: float
+    values: dict[str, Tensor]
+    sample_ids: Tensor | None
+
+
+class TrainingModule(lightning.LightningModule):
+    """Trains ``network`` on a task.
+
+    Args:
+        network: inputs (N, *input_shape) → outputs (N, num_outputs).
+        task: loss and metrics.
+        optimizer: makes the optimizer from the network.
+        schedule: multiplier of the base learning rate for optimizer step 0, 1, …
+        micro_batch_size: samples in one forward pass; None: all of the rank's share.
+        gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
+        log_every_steps: steps between two entries of `logged`.
+        pause_at: True for a step after which callbacks must run before the next one.
+        one_step_per_call: as with several ranks, where blocks measured in time would differ between ranks.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        task: Task,
+        *,
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[[int], float],
+        micro_batch_size: int | None = None,
+        gradient_clip_norm: float | None = None,
+        log_every_steps: int = 1,
+        pause_at: Callable[[int], bool] = lambda step: False,
+        one_step_per_call: bool = False,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self.task = task
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.micro_batch_size = micro_batch_size
+        self.gradient_clip_norm = gradient_clip_norm
+        self.log_every_steps = log_every_steps
+        self.pause_at = pause_at
+        self.block_seconds = 0.0 if one_step_per_call else HOOK_INTERVAL_SECONDS
+        self.position = Position()
+        self.logged: list[LoggedStep] = []
+        self.results: dict[str, float] = {}
+        self.call_directly = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets this string some twenty times a step; nn.Module's look-up for parameters is slow for it.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable values of the network."""
+        return sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.network(inputs)
+        return outputs
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        optimizer = self.make_optimizer(self.network)
+        self.base_rates = [float(group["lr"]) for group in optimizer.param_groups]
+        self.rate_factor = 1.0
+        return optimizer
+
+    def on_train_start(self) -> None:
+        self.position.loss_sum = torch.zeros((), device=self.device)
+        # On one device without loss scaling Lightning adds nothing to backward and step but time.
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        self.call_directly = isinstance(self.trainer.strategy, SingleDeviceStrategy) and scaler is None
+
+    def on_train_epoch_start(self) -> None:
+        self.position.epoch = self.current_epoch
+
+    def training_step(self, dataloader_iter: Iterator[Any]) -> None:
+        """Takes optimizer steps until the block's time is over, the epoch ends, or callbacks are due."""
+        optimizer = self.trainer.strategy._lightning_optimizers[0]
+        end = time.monotonic() + self.block_seconds
+        while True:
+            share, _, _ = next(dataloader_iter)
+            self._step(optimizer, share)
+            if share.is_last or self.pause_at(self.position.step) or time.monotonic() >= end:
+                return
+
+    def _step(self, optimizer: LightningOptimizer, share: Any) -> None:
+        position = self.position
+        factor = self._set_learning_rate(optimizer.optimizer, position.step)
+        is_logged = (position.step + 1) % self.log_every_steps == 0
+        optimizer.optimizer.zero_grad(set_to_none=True)
+        loss, score = self._accumulate_gradients(share, is_logged)
+        self._apply_gradients(optimizer)
+        torch.clear_autocast_cache()  # it holds casts of the weights as they were before this step
+        position.step += 1
+        position.samples += share.global_num_samples
+        position.loss_sum += loss * share.global_num_samples
+        position.loss_samples += share.global_num_samples
+        if is_logged:
+            self._log_step(loss, score, factor, share)
+
+    def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
+        factor = self.schedule(step)
+        if factor != self.rate_factor:
+            self.rate_factor = factor
+            for group, base in zip(optimizer.param_groups, self.base_rates, strict=True):
+                group["lr"] = base * factor
+        return factor
+
+    def _accumulate_gradients(self, share: Any, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        """Gradients of the loss over the global batch; returns this rank's part of that loss, and scores."""
+        inputs = share.inputs.to(self.device, non_blocking=True)
+        targets = share.targets.to(self.device, non_blocking=True)
+        size = self.micro_batch_size or len(targets)
+        total = torch.zeros((), device=self.device) if len(targets) > size else None
+        scores: dict[str, Tensor] = {}
+        for start in range(0, len(targets), size):
+            stop = start + size
+            part = targets[start:stop]
+            outputs = self.network(inputs[start:stop])
+            loss = self.task.loss(outputs, part)
+            weight = min(len(part), share.num_samples) / share.global_num_samples
+            if weight != 1.0:
+                loss = loss * weight
+            self._backward(loss, is_last=stop >= len(targets))
+            total = loss.detach() if total is None else total + loss.detach()
+            if is_logged:
+                name, score = self.task.score(outputs.detach(), part)
+                scores[name] = scores.get(name, 0.0) + score * weight
+        assert total is not None
+        return total, scores
+
+    def _backward(self, loss: Tensor, is_last: bool) -> None:
+        if self.call_directly:
+            loss.backward()
+            return
+        # Data-parallel strategies average gradients over ranks; the loss is normalised over the global batch already.
+        loss = loss * self.trainer.world_size
+        no_sync = getattr(self.trainer.model, "no_sync", contextlib.nullcontext)
+        with contextlib.nullcontext() if is_last else no_sync():
+            self.manual_backward(loss)
+
+    def _apply_gradients(self, optimizer: LightningOptimizer) -> None:
+        if self.gradient_clip_norm is not None:
+            self.clip_gradients(
+                optimizer, gradient_clip_val=self.gradient_clip_norm, gradient_clip_algorithm="norm"
+            )
+        if self.call_directly:
+            optimizer._on_before_step()  # Lightning's own count of steps
+            optimizer.optimizer.step()
+            optimizer._on_after_step()
+        else:
+            optimizer.step()
+
+    def _log_step(self, loss: Tensor, scores: dict[str, Tensor], factor: float, share: Any) -> None:
+        values = {"train/loss": loss} | {f"train/{name}": score for name, score in scores.items()}
+        if self.trainer.world_size > 1:
+            summed = self.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="sum")
+            assert isinstance(summed, Tensor)
+            values = dict(zip(values, summed.unbind(), strict=True))
+        position = self.position
+        self.logged.append(
+            LoggedStep(
+                step=position.step,
+                epoch=position.epoch,
+                samples=position.samples,
+                time=time.time(),
+                lr=self.base_rates[0] * factor,
+                values=values,
+                sample_ids=share.sample_ids,
+            )
+        )
+
+    def mean_training_loss(self) -> float:
+        """Mean loss over the samples since the last call, over all ranks. Waits for the device."""
+        position = self.position
+        total = self.trainer.strategy.reduce(position.loss_sum.clone(), reduce_op="sum")
+        mean = float(total) / max(1, position.loss_samples)
+        position.loss_sum.zero_()
+        position.loss_samples = 0
+        return mean
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        inputs, targets = batch
+        self.task.update(self.network(inputs), targets)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish_evaluation("val")
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _finish_evaluation(self, prefix: str) -> None:
+        results = self.task.compute(prefix)
+        self.log_dict(results, logger=False)
+        self.results = {name: float(value) for name, value in results.items()}

@@ -1,0 +1,93 @@
+"""The run folder `runs/<name>/<run id>/`: where every file of a run lies, and how whole files are written.
+
+    config.yaml         the frozen configuration
+    environment.json    versions, devices, git commit, fingerprint of the data
+    metrics.jsonl       one JSON object for each logged step: the truth, dashboards are views of it
+    summary.json        final and best metrics, why training ended
+    checkpoints/        step-00000042/ …
+    logs/               rank-00000.log …
+"""
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from distmlp import __version__
+from distmlp.errors import ConfigError
+
+PACKAGES = ("torch", "lightning", "deepspeed", "hydra-core", "wandb", "numpy", "scikit-learn")
+
+
+def new_run_id() -> str:
+    """Sorts by time; the random end keeps two runs of one second apart."""
+    return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
+
+
+def create(root: str, name: str, run_id: str) -> Path:
+    """Makes the run folder and returns it.
+
+    Raises:
+        ConfigError: a run of this name and id is there already, or the folder cannot be made.
+    """
+    folder = Path(root) / name / run_id
+    try:
+        folder.mkdir(parents=True)
+        (folder / "logs").mkdir()
+    except FileExistsError:
+        raise ConfigError(f"{folder} exists: leave run.id unset, or choose another") from None
+    except OSError as error:
+        raise ConfigError(f"cannot make the run folder {folder}: {error.strerror}; choose another run.root") from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the whole file or none of it: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """`write_text` of ``values`` as indented JSON."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def describe_environment(devices: list[str], world_size: int, fingerprint: str) -> dict[str, Any]:
+    """Contents of `environment.json`. Holds no environment variables and no command line: those may carry secrets."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "distmlp": __version__,
+        "git_commit": _git("rev-parse", "HEAD"),
+        "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "python": sys.version.split()[0],
+        "platform": sys.platform,
+        "host": os.uname().nodename,
+        "cpu_count": os.cpu_count(),
+        "devices": devices,
+        "world_size": world_size,
+        "versions": versions,
+        "data_fingerprint": fingerprint,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

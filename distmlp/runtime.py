@@ -1,0 +1,119 @@
+"""Who this process is: rank and world size, read from the launcher's environment here and nowhere else.
+
+Ranks come from torchrun (`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`). Without a launcher the world is this
+one process.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from distmlp.errors import ConfigError
+
+TORCHRUN_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all processes of the run."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+    @property
+    def num_nodes(self) -> int:
+        return self.world_size // self.local_world_size
+
+
+def discover(environment: Mapping[str, str] = os.environ) -> World:
+    """The world that the launcher describes in ``environment``.
+
+    Raises:
+        ConfigError: torchrun's variables are incomplete, not numbers, or contradict each other, or srun started several
+            processes without torchrun.
+    """
+    given = [key for key in TORCHRUN_KEYS if key in environment]
+    if not given:
+        _refuse_bare_srun(environment)
+        return World(0, 1, 0, 1)
+    missing = [key for key in TORCHRUN_KEYS if key not in environment]
+    if missing:
+        raise ConfigError(f"{given[0]} is set and {missing[0]} is not: start ranks with torchrun, or unset {given[0]}")
+    try:
+        world = World(*(int(environment[key]) for key in TORCHRUN_KEYS))
+    except ValueError:
+        values = ", ".join(f"{key}={environment[key]}" for key in TORCHRUN_KEYS)
+        raise ConfigError(f"the launcher's variables must be whole numbers, they are {values}") from None
+    if not (0 <= world.rank < world.world_size and 0 <= world.local_rank < world.local_world_size):
+        raise ConfigError(
+            f"RANK={world.rank} of WORLD_SIZE={world.world_size} and LOCAL_RANK={world.local_rank} of "
+            f"LOCAL_WORLD_SIZE={world.local_world_size} contradict each other: ranks count from 0"
+        )
+    if world.world_size % world.local_world_size:
+        raise ConfigError(
+            f"WORLD_SIZE={world.world_size} is no multiple of LOCAL_WORLD_SIZE={world.local_world_size}: "
+            "give every node the same --nproc-per-node"
+        )
+    return world
+
+
+def _refuse_bare_srun(environment: Mapping[str, str]) -> None:
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1:
+        raise ConfigError(
+            f"srun started {tasks} separate processes: start one task a node with torchrun inside, "
+            "srun --ntasks-per-node=1 torchrun --nnodes=… --nproc-per-node=… -m distmlp train …"
+        )
+
+
+def check_world(
+    world: World, *, nodes: int | Literal["auto"], devices: int | Literal["auto"], strategy: str, num_samples: int
+) -> None:
+    """Ends with a `ConfigError` where the configuration and the launcher disagree; both numbers are named."""
+    if nodes not in ("auto", world.num_nodes):
+        raise ConfigError(f"trainer.nodes={nodes}, but the launcher started {world.num_nodes} node(s)")
+    if devices not in ("auto", world.local_world_size):
+        raise ConfigError(
+            f"trainer.devices={devices}, but {world.local_world_size} process(es) were started on this node: "
+            f"use torchrun --standalone --nproc-per-node={devices} -m distmlp train …"
+        )
+    if strategy == "single" and world.world_size > 1:
+        raise ConfigError(f"strategy=single is one process, but WORLD_SIZE={world.world_size}: use strategy=ddp")
+    if num_samples < world.world_size:
+        raise ConfigError(f"the smallest split has {num_samples} sample(s), fewer than WORLD_SIZE={world.world_size}")
+
+
+def shared_from_rank_zero(world: World, value: str, backend: str) -> str:
+    """``value`` of rank 0 on every rank. Forms the process group where there are several ranks."""
+    if world.world_size == 1:
+        return value
+    import torch.distributed
+
+    if backend == "nccl":
+        torch.cuda.set_device(world.local_rank)
+    torch.distributed.init_process_group(backend)
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def leave_process_group() -> None:
+    """Ends the process group, if one was formed."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def device_names(kind: str) -> list[str]:
+    """Names of this process's devices of a ``kind`` (cuda, mps, cpu), for the record."""
+    import platform
+
+    import torch
+
+    if kind == "cuda":
+        return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return [f"{kind}: {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"]

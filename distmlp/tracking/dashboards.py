@@ -1,0 +1,46 @@
+"""Dashboards: TensorBoard and Weights & Biases, through Lightning's loggers. They show the run; `metrics.jsonl` is the run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from distmlp.log import log
+
+
+def tensorboard_logger(run_folder: Path) -> Logger:
+    """Event files in ``run_folder/tensorboard``."""
+    return TensorBoardLogger(save_dir=str(run_folder), name="tensorboard", version="")
+
+
+def wandb_logger(run_folder: Path, *, project: str, name: str, run_id: str, config: dict[str, Any]) -> Logger | None:
+    """The run's page: ``run_id`` is the page's id, so that a continued run stays one page. Never asks anything.
+
+    Offline (in ``run_folder/wandb``) when nobody is logged in and WANDB_MODE says nothing else. None, with a warning,
+    where wandb cannot start.
+    """
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
+    try:
+        run = wandb.init(
+            project=project,
+            name=f"{name}/{run_id}",
+            id=run_id,
+            dir=str(run_folder),
+            config=config,
+            mode=mode,  # type: ignore[arg-type]
+            resume="allow",
+            settings=wandb.Settings(silent=True, console="off", init_timeout=60),
+        )
+    except Exception as error:  # whatever a dashboard's service does, the run goes on
+        log.warning("Weights & Biases did not start (%s): the run goes on without it", " ".join(str(error).split()))
+        return None
+    return WandbLogger(experiment=run)
+
+
+def _logged_in() -> bool:
+    from wandb.sdk.lib import apikey
+
+    return bool(apikey.api_key())

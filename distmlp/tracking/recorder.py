@@ -1,0 +1,129 @@
+"""Carries logged steps from the device to `metrics.jsonl` and the dashboards, by time and never by step.
+
+Values of many steps travel together in one copy. On CUDA the copy of one flush is read at the next, when it has long
+arrived, so that no step waits for the device.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor
+
+from distmlp.log import log
+from distmlp.tracking.metrics_file import MetricsFile
+
+FLUSH_SECONDS = 1.0
+DASHBOARD_POINTS_A_FLUSH = 10
+
+
+class Recorder(lightning.Callback):
+    """Writes what the module logged.
+
+    Args:
+        metrics_file: where every line goes; None on ranks that write nothing.
+        latest: newest value of each metric, shared with whatever shows it.
+        best: best value of each evaluated metric so far.
+    """
+
+    def __init__(self, metrics_file: MetricsFile | None, latest: dict[str, float], best: dict[str, float]) -> None:
+        self.metrics_file = metrics_file
+        self.latest = latest
+        self.best = best
+        self.started = self.flushed = time.time()
+        self.in_flight: tuple[list[Any], Tensor, torch.cuda.Event | None] | None = None
+        self.silenced: set[int] = set()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.started = time.time()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        if time.time() - self.flushed >= FLUSH_SECONDS:
+            self._flush(trainer, pl_module)
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            self._write_results(trainer, pl_module)
+
+    def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._write_results(trainer, pl_module)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._flush_all(trainer, pl_module)
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._flush_all(trainer, pl_module)
+
+    def _flush_all(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._flush(trainer, pl_module)
+        self._write_arrived(trainer)
+
+    def _flush(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.flushed = time.time()
+        self._write_arrived(trainer)
+        steps = pl_module.logged
+        if not steps or self.metrics_file is None:
+            steps.clear()
+            return
+        pl_module.logged = []
+        values = torch.stack([torch.stack(list(step.values.values())) for step in steps]).float()
+        on_host = values.to("cpu", non_blocking=True)
+        arrived = torch.cuda.current_stream().record_event() if values.is_cuda else None
+        self.in_flight = steps, on_host, arrived
+        if arrived is None:
+            self._write_arrived(trainer)
+
+    def _write_arrived(self, trainer: lightning.Trainer) -> None:
+        if self.in_flight is None:
+            return
+        steps, values, arrived = self.in_flight
+        self.in_flight = None
+        if arrived is not None:
+            arrived.synchronize()
+        self._write(trainer, [self._line(step, row) for step, row in zip(steps, values.tolist(), strict=True)])
+
+    def _line(self, step: Any, row: list[float]) -> dict[str, Any]:
+        line = {
+            "step": step.step,
+            "epoch": step.epoch,
+            "samples": step.samples,
+            "seconds": round(step.time - self.started, 4),
+            **dict(zip(step.values, row, strict=True)),
+            "lr": step.lr,
+        }
+        if step.sample_ids is not None:
+            line["sample_ids"] = sorted(step.sample_ids.tolist())
+        return line
+
+    def _write_results(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._flush_all(trainer, pl_module)
+        for name, value in pl_module.results.items():
+            better: Callable[..., float] = min if name.endswith(("loss", "mae")) else max
+            self.best[name] = better(value, self.best.get(name, value))
+        position = pl_module.position
+        seconds = round(time.time() - self.started, 4)
+        place = {"step": position.step, "epoch": position.epoch, "samples": position.samples, "seconds": seconds}
+        self._write(trainer, [place | pl_module.results])
+
+    def _write(self, trainer: lightning.Trainer, lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            self.latest.update({name: value for name, value in line.items() if isinstance(value, float)})
+        if self.metrics_file is None or not lines:
+            return
+        self.metrics_file.append(lines)
+        for line in lines[:: -(-len(lines) // DASHBOARD_POINTS_A_FLUSH)]:
+            for logger in trainer.loggers:
+                self._show(logger, line)
+
+    def _show(self, logger: Logger, line: dict[str, Any]) -> None:
+        if id(logger) in self.silenced:
+            return
+        shown = {name: value for name, value in line.items() if isinstance(value, float) and name != "seconds"}
+        try:
+            logger.log_metrics(shown | {"epoch": line["epoch"]}, step=line["step"])
+        except Exception as error:  # a dashboard is a view of the run; its fault must not end the run
+            self.silenced.add(id(logger))
+            log.warning("%s failed (%s): the run goes on without it", type(logger).__name__, error)
