@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import warnings
 from pathlib import Path
 
 log = logging.getLogger("distmlp")
@@ -17,6 +16,7 @@ def start_log(run_folder: Path, rank: int) -> None:
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
+            handler.close()
         logger.addHandler(file)
         logger.propagate = False
     log.setLevel(logging.INFO)
@@ -25,4 +25,3 @@ def start_log(run_folder: Path, rank: int) -> None:
         console.setLevel(logging.WARNING)
         console.setFormatter(logging.Formatter("distmlp: %(message)s"))
         log.addHandler(console)
-    warnings.simplefilter("default")

@@ -80,7 +80,9 @@ class Schedule:
     def _progress(self, step: int, start: int) -> float:
         """How much of the way from ``start`` to the end of the run is behind ``step``, in [0, 1]."""
         assert self.total_steps is not None
-        return min(max((step - start) / max(self.total_steps - start, 1), 0.0), 1.0)
+        if step >= self.total_steps:
+            return 1.0
+        return max((step - start) / max(self.total_steps - start, 1), 0.0)
 
     def _one_cycle(self, step: int) -> float:
         assert self.total_steps is not None
@@ -108,7 +110,7 @@ def warmup_in_steps(*, steps: int, samples: int, epochs: float, global_batch_siz
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} exclude each other: keep one and set the others to 0")
     if epochs:
-        # Rounded first: 0.1 epochs of 30 steps is 3.0000000000000004 in floating point, and means 3.
+        # Rounded first: 0.07 epochs of 100 steps is 7.000000000000001 in floating point, and means 7.
         return math.ceil(round(epochs * steps_per_epoch, 6))
     return steps or -(-samples // global_batch_size)
 

@@ -171,7 +171,7 @@ def _check_shapes(inputs: Array, inputs_name: str, targets: Array, targets_name:
         raise ConfigError(f"{inputs_name}: shape {inputs.shape} found, expected (samples, features, …)")
     if len(inputs) != len(targets):
         raise ConfigError(
-            f"{targets_name}: {len(targets)} targets found, expected {len(inputs)}, one for each sample of {inputs_name}"
+            f"{targets_name}: {len(targets)} targets found, expected {len(inputs)}, one for each row of {inputs_name}"
         )
 
 

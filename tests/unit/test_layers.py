@@ -30,7 +30,7 @@ LAYERS = (
     layer("ground", "__init__ errors schema config compose runtime log run_folder"),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),
-    layer("uses", "bench doctor compress explain export privacy report", apart=True),
+    layer("uses", "bench doctor compress explain export privacy report summary", apart=True),
     layer("build", "build"),
     layer("apps", "cli __main__ apps"),
 )

@@ -140,6 +140,11 @@ def test_warm_up_in_any_unit_becomes_steps(given: dict[str, Any], expected: int)
     assert warmup_in_steps(**amounts, global_batch_size=32, steps_per_epoch=30) == expected
 
 
+def test_a_fraction_of_an_epoch_is_not_rounded_up_by_floating_point() -> None:
+    assert 0.07 * 100 > 7
+    assert warmup_in_steps(steps=0, samples=0, epochs=0.07, global_batch_size=1, steps_per_epoch=100) == 7
+
+
 def test_two_units_of_warm_up_exclude_each_other() -> None:
     with pytest.raises(
         ConfigError, match=r"^scheduler\.warmup_steps=5 and scheduler\.warmup_epochs=1 exclude each other"

@@ -196,4 +196,3 @@ def test_an_older_plotext_is_named_with_the_version_it_takes(tmp_path: Path, mon
         ConfigError, match=r'^drawing in the terminal needs plotext 6 or newer: pip install "plotext>=6"$'
     ):
         draw_terminal([write_run(tmp_path / "a" / "1")])
-    monkeypatch.delitem(sys.modules, "plotext")
