@@ -4,9 +4,9 @@
 
 The programs: a hand-tuned torch loop (index batches, no host syncs, fused SGD), distmlp as it ships (metrics.jsonl,
 TensorBoard, wandb offline, progress), stock Lightning with a DataLoader, and the document's loop (DataLoader,
-`loss.item()` for each step). Every round runs each program once, in turn; what is printed is the median over rounds of a
-program's time divided by the hand-tuned loop's time in the same round, with the quartiles: machines differ and are
-shared, ratios in one round do not care.
+`loss.item()` for each step). Every round runs each program once, in turn; what is printed is the median over rounds
+of a program's time divided by the hand-tuned loop's time in the same round, with the quartiles: machines differ and
+are shared, ratios in one round do not care.
 """
 
 import argparse
@@ -215,7 +215,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     seconds = measure(options.rounds, options.samples, options.batch)
-    print(f"torch {torch.__version__}, lightning {lightning.__version__}, {torch.get_num_threads()} threads, batch {options.batch}")
+    print(f"torch {torch.__version__}, lightning {lightning.__version__}, {torch.get_num_threads()} threads")
     show(seconds, options.samples)
 
 

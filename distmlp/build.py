@@ -5,15 +5,16 @@ The only file that turns names into code. Objects receive plain keyword argument
 
 import inspect
 import sys
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
 from rich.console import Console
 from torch import nn
@@ -52,7 +53,7 @@ def device_type(accelerator: str) -> str:
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here: use trainer.accelerator=cpu or auto")
     if accelerator == "mps" and not has_mps:
-        raise ConfigError("trainer.accelerator=mps, but torch sees no Apple GPU here: use trainer.accelerator=cpu or auto")
+        raise ConfigError("trainer.accelerator=mps, but torch sees no Apple GPU: use trainer.accelerator=cpu or auto")
     return {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}[accelerator]
 
 
@@ -168,7 +169,9 @@ def build_run(
     config: Config, data: DataSet, world: World, run_folder: Path, values: dict[str, Any], console: Console
 ) -> Run:
     """The Trainer with its callbacks and loggers. ``values`` is the frozen configuration, shown on dashboards."""
-    limits, latest, best = config.trainer, {}, {}  # type: dict[str, float], dict[str, float]
+    limits = config.trainer
+    latest: dict[str, float] = {}
+    best: dict[str, float] = {}
     end = horizon(config, len(data.train))
     is_writer = world.rank == 0
     stopping = Stopping(
@@ -205,6 +208,8 @@ def _validation_interval(every_steps: int | None) -> dict[str, Any]:
 def build_trainer(config: Config, world: World, **options: Any) -> lightning.Trainer:
     """Lightning's Trainer on this world, with none of its own files, bars or samplers."""
     kind = device_type(config.trainer.accelerator)
+    # The module takes several batches a call on purpose, and leans on none of the hooks that Lightning warns about.
+    warnings.filterwarnings("ignore", message=".*`dataloader_iter`")
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(kind, kind),
         devices=world.local_world_size,
@@ -258,5 +263,3 @@ def evaluation_loader(config: Config, data: DataSet, world: World, split: str) -
     share = -(-config.data.global_batch_size // world.world_size)
     size = min(config.trainer.micro_batch_size or share, share)
     return EvaluationLoader(data.split(split), batch_size=size, rank=world.rank, world_size=world.world_size)
-
-

@@ -1,4 +1,4 @@
-"""The command line: `distmlp <verb> [group=choice] [key=value]`. Finds the verb's app, and turns a user's mistake into one line.
+"""The command line: `distmlp <verb> [group=choice] [key=value]`. Finds the verb's app; turns a mistake into one line.
 
 Torch is not imported here, so that help and mistakes are answered at once.
 """
@@ -34,9 +34,8 @@ def help_text() -> str:
 
     verbs = [f"  {verb:<14}{meaning}" for verb, meaning in VERBS.items()]
     groups = [f"  {group:<14}{', '.join(choices(group))}" for group in GROUPS_IN_ORDER if choices(group)]
-    return "\n".join(
-        ["usage: distmlp <verb> [group=choice] [key=value]", "", "verbs:", *verbs, "", "groups and choices:", *groups, "", EXAMPLES]
-    )
+    usage = "usage: distmlp <verb> [group=choice] [key=value]"
+    return "\n".join([usage, "", "verbs:", *verbs, "", "groups and choices:", *groups, "", EXAMPLES])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -51,7 +51,8 @@ def compose(overrides: list[str], frozen: Path | None = None) -> Composed:
     if _targets_without_choice(parsed):
         parsed.insert(0, _parse("model=custom"))
     for override in parsed:
-        if _is_group(override.key_or_group) and isinstance(override.value(), str):
+        _check_key(override.key_or_group)
+        if _is_group(override.key_or_group) and not override.is_delete():
             _check_choice(override.key_or_group, override.value())
     values = _from_frozen(frozen, parsed) if frozen else _from_groups(parsed)
     return Composed(values, validate(_without_missing(values)))
@@ -79,8 +80,10 @@ def _parse(word: str) -> Any:
             f"cannot read {word!r}: overrides are key=value or group=choice; quote values with special characters "
             "as in 'run.name=\"a, b\"'"
         ) from None
+    if not override.key_or_group:
+        raise ConfigError(f"cannot read {word!r}: the key before = is missing")
     if override.is_sweep_override():
-        raise ConfigError(f"{word} names several values: one run takes one value for each key (a list is written [a,b])")
+        raise ConfigError(f"{word} names several values: a run takes one value for each key (a list is written [a,b])")
     return override
 
 
@@ -89,7 +92,18 @@ def _targets_without_choice(parsed: list[Any]) -> bool:
     return "model._target_" in keys and "model" not in keys
 
 
-def _check_choice(group: str, choice: str) -> None:
+def _check_key(key: str) -> None:
+    head = key.partition(".")[0]
+    if not _is_group(head) and head not in Config.model_fields:
+        raise ConfigError(f"unknown group or key {key}{nearest(key, _names())}")
+
+
+def _check_choice(group: str, choice: Any) -> None:
+    if isinstance(choice, dict):
+        return  # values of the group's keys, which the schema judges
+    if not isinstance(choice, str):
+        shown = "null" if choice is None else choice
+        raise ConfigError(f"{group}={shown} is not one choice: valid are {', '.join(choices(group))}")
     if choice not in choices(group):
         raise ConfigError(f"{group}={choice} does not exist{_nearest_choice(choice, choices(group))}")
 
@@ -113,15 +127,13 @@ def _from_groups(parsed: list[Any]) -> dict[str, Any]:
         f"++{line}" if "." in override.key_or_group and line[:1] not in "+~" else line
         for override, line in zip(parsed, lines, strict=True)
     ]
-    for override, line in zip(parsed, lines, strict=True):
-        key = override.key_or_group
-        if "." not in key and not _is_group(key) and key not in Config.model_fields and line[:1] not in "+~":
-            raise ConfigError(f"unknown group or key {key}{nearest(key, _names())}")
+    # Every group has a choice already, so `+optimizer=sgd` can only mean `optimizer=sgd`.
+    words = [word.lstrip("+") if _is_group(o.key_or_group) else word for o, word in zip(parsed, words, strict=True)]
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_folder())):
             composed = hydra_compose("config", overrides=words)
         values = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(" ".join(str(error).split())) from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
@@ -138,7 +150,7 @@ def _from_frozen(path: Path, parsed: list[Any]) -> dict[str, Any]:
     for override in parsed:
         key, value = override.key_or_group, override.value()
         if key == "experiment":
-            raise ConfigError("experiment= cannot be laid over a frozen configuration: leave out --config or experiment=")
+            raise ConfigError("experiment= cannot be laid over a frozen configuration: leave out one of the two")
         if _is_group(key) and isinstance(value, str):
             config[key] = OmegaConf.load(config_folder() / key / f"{value}.yaml")
         elif override.is_delete():
@@ -151,21 +163,22 @@ def _from_frozen(path: Path, parsed: list[Any]) -> dict[str, Any]:
 
 
 def load_frozen(path: Path) -> dict[str, Any]:
-    """Values of a frozen `config.yaml`, less what must not come from a file: the run's id, and what code may be imported.
+    """Values of a frozen `config.yaml`, less what no file may say: the run's id, and what code to import.
 
     Raises:
         ConfigError: the file is missing or is not a run's configuration.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     if not path.is_file():
         raise ConfigError(f"no configuration at {path}: give the config.yaml of a run folder")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path))
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict) or "run" not in values:
+    except (YAMLError, UnicodeDecodeError, OSError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict) or not isinstance(values.get("run"), dict):
         raise ConfigError(f"{path} is not the frozen configuration of a run: it has no section `run`")
     plain = {str(key): value for key, value in values.items()}
     plain["run"] = {**plain["run"], "id": None}

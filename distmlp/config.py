@@ -5,13 +5,12 @@ valid choices, or the two fields that disagree.
 """
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from distmlp import schema
-from distmlp.errors import ConfigError
+from distmlp.errors import ConfigError, did_you_mean
 
 Model = Annotated[schema.MLPModel | schema.CustomModel, Field(discriminator="name")]
 Data = Annotated[
@@ -41,7 +40,7 @@ class Config(schema.Section):
     """One run, validated. See the README for how groups and keys are chosen."""
 
     seed: int = Field(0, ge=0, description="seed of weights, sample order and dropout")
-    allow_targets: list[str] = Field([], description="packages whose classes a `_target_` may name; read from the command line only")
+    allow_targets: list[str] = Field([], description="packages that a `_target_` may name; from the command line only")
     run: schema.Run
     model: Model
     data: Data
@@ -82,8 +81,13 @@ class Config(schema.Section):
 
     @model_validator(mode="after")
     def _target_is_allowed(self) -> Self:
-        for target in targets_of(self.model.model_dump(by_alias=True)):
+        values = self.model.model_dump(by_alias=True)
+        for target in targets_of(values):
             check_target(target, self.allow_targets)
+        if "${" in str(
+            values
+        ):  # Hydra would resolve it while it builds the network, into a target that was not checked
+            raise ValueError("model holds ${…} after all was resolved: write the value itself")
         return self
 
 
@@ -144,6 +148,8 @@ def _explain(fault: Any) -> str:
     if parts and parts[0] in ("model", "data", "optimizer", "scheduler") and len(parts) > 2:
         choice = parts.pop(1)  # the union's member, which the user did not write
         keys = _keys_of_choice(parts[0], choice)
+    if parts and parts[-1].startswith(("constrained-", "literal[")):
+        parts.pop()  # one of several types that a key may have
     key, kind, message = ".".join(parts), fault["type"], fault["msg"]
     if kind == "value_error":
         return str(message.removeprefix("Value error, "))
@@ -153,10 +159,16 @@ def _explain(fault: Any) -> str:
         return f"unknown key {key}{nearest(key, keys)}"
     if kind == "missing":
         return f"{key} is not set: give {key}=…"
+    if kind == "union_tag_not_found":
+        return f"{key}.name is not set: give {key}=…"
+    if kind == "string_pattern_mismatch":
+        return f"{key}={fault['input']}: use letters, digits and _ . - only, and no . or - at the start"
     if kind == "union_tag_invalid":
         tag = str(fault["ctx"]["tag"])
-        return f"{key}.name={tag} does not exist{nearest(tag, fault['ctx']['expected_tags'].replace(chr(39), '').split(', '))}"
-    return f"{key}={fault['input']}: {message[0].lower()}{message[1:]}"
+        names = str(fault["ctx"]["expected_tags"]).replace("'", "").split(", ")
+        return f"{key}.name={tag} does not exist{nearest(tag, names)}"
+    given = "null" if fault["input"] is None else fault["input"]
+    return f"{key}={given}: {message[0].lower()}{message[1:]}"
 
 
 def _keys_of_choice(group: str, choice: str) -> list[str]:
@@ -170,7 +182,7 @@ def nearest(word: str, choices: list[str]) -> str:
     """``": did you mean X?"`` with the nearest of ``choices``, or else the list of them."""
     names = list(dict.fromkeys(choices))
     same_name = [name for name in names if name.rpartition(".")[2] == word.rpartition(".")[2]]
-    close = same_name or get_close_matches(word, names, n=1, cutoff=0.6)
-    if close:
-        return f": did you mean {close[0]}?"
+    suggestion = f": did you mean {same_name[0]}?" if same_name else did_you_mean(word, names)
+    if suggestion:
+        return suggestion
     return f": valid are {', '.join(names)}" if len(names) <= 20 else ": `distmlp train --help` lists the keys"

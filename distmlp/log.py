@@ -2,17 +2,26 @@
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 log = logging.getLogger("distmlp")
+LIGHTNING = ("lightning.pytorch", "lightning.fabric")
+
+
+def quiet_lightning() -> None:
+    """Keeps Lightning's advice off the console, for a verb that has no run folder to log to."""
+    for name in LIGHTNING:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
 
 
 def start_log(run_folder: Path, rank: int) -> None:
-    """Sends `distmlp` and Lightning messages of this rank to `logs/rank-….log`, and rank 0's warnings to the console."""
+    """Sends `distmlp` and Lightning messages of this rank to `logs/rank-….log`; rank 0 warns on the console."""
     file = logging.FileHandler(run_folder / "logs" / f"rank-{rank:05d}.log")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.captureWarnings(True)
-    for name in ("distmlp", "lightning.pytorch", "lightning.fabric", "py.warnings"):
+    for name in ("distmlp", *LIGHTNING, "py.warnings"):
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
             logger.removeHandler(handler)

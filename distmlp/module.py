@@ -1,7 +1,7 @@
 """The LightningModule: any `nn.Module`, a task, an optimizer and a schedule; Lightning's Trainer runs it.
 
-Optimization is manual, in Lightning's sense: a step is one *global* batch, of which a rank holds a share that may be cut
-into micro-batches, and the loss is normalised over the global batch, so a ragged last batch weighs what it should.
+Optimization is manual, in Lightning's sense: a step is one *global* batch, of which a rank holds a share that may be
+cut into micro-batches, and the loss is normalised over the global batch: a ragged last batch weighs what it should.
 
 A step of a small network takes less time than Lightning's hooks around it. In one process `training_step` therefore
 takes as many global batches from the loader as fit into `HOOK_INTERVAL_SECONDS`; callbacks run once for each such block
@@ -27,7 +27,7 @@ HOOK_INTERVAL_SECONDS = 0.05
 
 @dataclass(slots=True)
 class Position:
-    """How far the run is. ``loss_sum`` (scalar tensor) and ``loss_samples``: training loss since the last validation."""
+    """How far the run is. ``loss_sum`` (scalar) and ``loss_samples``: training loss since the last validation."""
 
     step: int = 0
     epoch: int = 0
@@ -193,7 +193,7 @@ class TrainingModule(lightning.LightningModule):
     def _apply_gradients(self, optimizer: LightningOptimizer) -> None:
         if self.gradient_clip_norm is not None:
             self.clip_gradients(
-                optimizer, gradient_clip_val=self.gradient_clip_norm, gradient_clip_algorithm="norm"
+                optimizer.optimizer, gradient_clip_val=self.gradient_clip_norm, gradient_clip_algorithm="norm"
             )
         if self.call_directly:
             optimizer._on_before_step()  # Lightning's own count of steps

@@ -4,7 +4,6 @@ torch's own classes, except Lion. The fused kernels are used where torch has the
 operation. An option that an optimizer does not take is an error, never dropped.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from distmlp.errors import ConfigError
+from distmlp.errors import ConfigError, did_you_mean
 from distmlp.muon import MuonWithAdamW, muon_groups
 
 _ADAM = {"weight_decay": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}
@@ -134,13 +133,16 @@ def _keep_implementation(optimizer: torch.optim.Optimizer, state_dict: dict[str,
 
 def _settings(name: str, lr: float, options: dict[str, Any]) -> dict[str, Any]:
     if name not in DEFAULTS:
-        raise ConfigError(f"optimizer.name={name} is unknown{_hint(name, DEFAULTS)} (valid: {', '.join(DEFAULTS)})")
+        raise ConfigError(
+            f"optimizer.name={name} is unknown{did_you_mean(name, DEFAULTS)} (valid: {', '.join(DEFAULTS)})"
+        )
     defaults = DEFAULTS[name]
     for option in options:
         if option not in defaults:
             valid = ", ".join(["lr", *defaults])
             raise ConfigError(
-                f"optimizer.{option} is no option of optimizer.name={name}{_hint(option, defaults)} (valid: {valid})"
+                f"optimizer.{option} is no option of optimizer.name={name}{did_you_mean(option, defaults)} "
+                f"(valid: {valid})"
             )
     settings = {**defaults, **options}
     for option, value in {"lr": lr, **settings}.items():
@@ -171,8 +173,3 @@ def _check(option: str, value: Any) -> None:
 
 def _in(value: Any, end: float) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value < end
-
-
-def _hint(value: str, choices: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(str(value), list(choices), n=1)
-    return f": did you mean {nearest[0]}?" if nearest else ""

@@ -1,14 +1,15 @@
 """The run folder `runs/<name>/<run id>/`: where every file of a run lies, and how whole files are written.
 
-    config.yaml         the frozen configuration
-    environment.json    versions, devices, git commit, fingerprint of the data
-    metrics.jsonl       one JSON object for each logged step: the truth, dashboards are views of it
-    summary.json        final and best metrics, why training ended
-    checkpoints/        step-00000042/ …
-    logs/               rank-00000.log …
+config.yaml         the frozen configuration
+environment.json    versions, devices, git commit, fingerprint of the data
+metrics.jsonl       one JSON object for each logged step: the truth, dashboards are views of it
+summary.json        final and best metrics, why training ended
+checkpoints/        step-00000042/ …
+logs/               rank-00000.log …
 """
 
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -49,16 +50,26 @@ def create(root: str, name: str, run_id: str) -> Path:
 def write_text(path: Path, text: str) -> None:
     """Writes the whole file or none of it: temporary name, fsync, rename."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """`write_text` of ``values`` as indented JSON."""
-    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+    """`write_text` of ``values`` as indented JSON. A number that is not finite becomes null: JSON has no word for it."""
+    write_text(path, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _finite(value) for key, value in values.items()}
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def describe_environment(devices: list[str], world_size: int, fingerprint: str) -> dict[str, Any]:

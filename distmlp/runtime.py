@@ -61,8 +61,8 @@ def discover(environment: Mapping[str, str] = os.environ) -> World:
 
 
 def _refuse_bare_srun(environment: Mapping[str, str]) -> None:
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS", "1"))
-    if tasks > 1:
+    tasks = environment.get("SLURM_STEP_NUM_TASKS", "")
+    if tasks.isdecimal() and int(tasks) > 1:
         raise ConfigError(
             f"srun started {tasks} separate processes: start one task a node with torchrun inside, "
             "srun --ntasks-per-node=1 torchrun --nnodes=… --nproc-per-node=… -m distmlp train …"

@@ -1,10 +1,9 @@
 """Learning-rate schedules as pure functions of the optimizer step: a resumed run cannot differ from a whole one."""
 
-import difflib
 import math
 from dataclasses import dataclass
 
-from distmlp.errors import ConfigError
+from distmlp.errors import ConfigError, did_you_mean
 
 NAMES = ("constant", "step", "cosine", "linear", "wsd", "one_cycle")
 NEEDS_END = ("cosine", "linear", "wsd", "one_cycle")
@@ -125,9 +124,9 @@ def _cosine(start: float, end: float, progress: float) -> float:
 
 def _check_ranges(schedule: Schedule) -> None:
     if schedule.name not in NAMES:
-        nearest = difflib.get_close_matches(str(schedule.name), NAMES, n=1)
-        hint = f": did you mean {nearest[0]}?" if nearest else ""
-        raise ConfigError(f"scheduler.name={schedule.name} is unknown{hint} (valid: {', '.join(NAMES)})")
+        raise ConfigError(
+            f"scheduler.name={schedule.name} is unknown{did_you_mean(schedule.name, NAMES)} (valid: {', '.join(NAMES)})"
+        )
     if schedule.name == "one_cycle" and schedule.warmup_steps:
         raise ConfigError(
             "scheduler.name=one_cycle rises by itself: set scheduler.warmup_* to 0 and use scheduler.peak_fraction"

@@ -27,7 +27,9 @@ DataTask = Literal["classification", "regression"]
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_by_name=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_by_name=True, allow_inf_nan=False, protected_namespaces=()
+    )
 
 
 class MLPModel(Section):

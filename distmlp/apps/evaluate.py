@@ -1,4 +1,4 @@
-"""`distmlp evaluate RUN|CHECKPOINT [split=test] [key=value]`: measures a trained network on a split, every sample once."""
+"""`distmlp evaluate RUN|CHECKPOINT [split=test] [key=value]`: measures a trained network on a split."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from rich.table import Table
 
 from distmlp.compose import compose
 from distmlp.errors import ConfigError
+from distmlp.log import quiet_lightning
 from distmlp.runtime import World
 
 USAGE = "usage: distmlp evaluate RUN|CHECKPOINT [split=train|validation|test] [key=value]"
@@ -41,6 +42,7 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     from distmlp import build
     from distmlp.checkpoint.weights import load_into, newest_checkpoint, read_weights
 
+    quiet_lightning()
     build.device_type(config.trainer.accelerator)
     checkpoint = newest_checkpoint(folder) if folder == place else place
     weights, state = read_weights(checkpoint)
@@ -50,8 +52,8 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     world = World(0, 1, 0, 1)
     module = build.build_module(config, data, network, world)
     trainer = build.build_trainer(config, world, logger=False)
-    results = trainer.test(module, build.evaluation_loader(config, data, world, split), verbose=False)[0]
-    _show(checkpoint, state, split, {name.removeprefix("test/"): value for name, value in results.items()})
+    trainer.test(module, build.evaluation_loader(config, data, world, split), verbose=False)
+    _show(checkpoint, state, split, {name.removeprefix("test/"): value for name, value in module.results.items()})
     return 0
 
 

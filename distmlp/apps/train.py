@@ -123,8 +123,9 @@ def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> t
 def _announce(
     console: Console, folder: Path, data: "DataSet", module: "TrainingModule", world: World, kind: str
 ) -> None:
-    lines = [*data.notes, f"{data.name}: {len(data.train)} training samples, {len(data.validation)} validation, {len(data.test)} test"]
-    lines.append(f"{module.num_parameters:,} parameters, {world.world_size} process(es) on {kind}, run folder {folder}")
+    sizes = ", ".join(f"{len(data.split(name))} {name}" for name in SPLITS)
+    where = f"{world.world_size} process(es) on {kind}, run folder {folder}"
+    lines = [*data.notes, f"{data.name}: {sizes} samples", f"{module.num_parameters:,} parameters, {where}"]
     for line in lines:
         log.info(line)
         console.print(f"distmlp: {line}", highlight=False, soft_wrap=True)

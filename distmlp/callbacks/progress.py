@@ -1,15 +1,17 @@
-"""Progress for people: a bar in a terminal; plain lines, seldom, in a pipe or a log file. Fed by time, never by step."""
+"""Progress for people: a bar in a terminal; plain lines, seldom, in a pipe or a log. Fed by time, never by step."""
 
 import time
 from typing import Any
 
 import lightning
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task
 from rich.text import Text
 
 BAR_SECONDS = 0.25
 LINE_SECONDS = 10.0
+BAR_WIDTH = 12
+LEAST_NEEDED_FIRST = ("rate", "epoch", "score", "loss", "left")
 
 
 class _TextFromFields(ProgressColumn):
@@ -42,8 +44,7 @@ class ProgressReport(lightning.Callback):
         self.shown = self.started = time.monotonic()
         if self.console.is_terminal:
             self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=18),
+                BarColumn(bar_width=BAR_WIDTH),
                 _TextFromFields(),
                 console=self.console,
                 auto_refresh=False,
@@ -70,24 +71,38 @@ class ProgressReport(lightning.Callback):
             self.bar = None
 
     def _show(self, position: Any) -> None:
-        text = self.describe(position.step, position.epoch, position.samples, time.monotonic() - self.started)
+        place = position.step, position.epoch, position.samples, time.monotonic() - self.started
         if self.bar is None:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(self.describe(*place), highlight=False, soft_wrap=True)
         else:
+            text = self.describe(*place, width=self.console.width - BAR_WIDTH - 1)
             self.bar.update(self.bar.task_ids[0], completed=position.step, shown=text, refresh=True)
 
-    def describe(self, step: int, epoch: int, samples: int, seconds: float) -> str:
-        """One line: ``step 230/900  epoch 10  loss 0.0841  accuracy 0.983  12.3k samples/s  0:03 left``."""
-        parts = [f"step {step}" + (f"/{self.total_steps}" if self.total_steps else ""), f"epoch {epoch + 1}"]
+    def describe(self, step: int, epoch: int, samples: int, seconds: float, width: int | None = None) -> str:
+        """One line: ``step 230/900  epoch 10  loss 0.0841  accuracy 0.983  12.3k samples/s  0:03 left``.
+
+        Where ``width`` columns do not hold it all, whole parts are left out, the least needed first.
+        """
+        parts = {
+            "step": f"step {step}" + (f"/{self.total_steps}" if self.total_steps else ""),
+            "epoch": f"epoch {epoch + 1}",
+        }
         if "train/loss" in self.latest:
-            parts.append(f"loss {self.latest['train/loss']:.4f}")
+            parts["loss"] = f"loss {self.latest['train/loss']:.4f}"
         score = self.latest.get(f"val/{self.score}", self.latest.get(f"train/{self.score}"))
         if score is not None:
-            parts.append(f"{self.score} {score:.3f}")
+            parts["score"] = f"{self.score} {score:.3f}"
         rate = samples / max(seconds, 1e-9)
-        parts.append(f"{rate / 1000:.1f}k samples/s" if rate >= 1000 else f"{rate:.1f} samples/s")
+        parts["rate"] = f"{rate / 1000:.1f}k samples/s" if rate >= 1000 else f"{rate:.1f} samples/s"
         if self.total_steps and step:
-            left = int(seconds / step * (self.total_steps - step))
-            hours, rest = divmod(left, 3600)
-            parts.append((f"{hours}:" if hours else "") + f"{rest // 60:0{2 if hours else 1}}:{rest % 60:02} left")
-        return "  ".join(parts)
+            parts["left"] = f"{_clock(seconds / step * (self.total_steps - step))} left"
+        for name in LEAST_NEEDED_FIRST:
+            if width is None or len("  ".join(parts.values())) <= width:
+                break
+            parts.pop(name, None)
+        return "  ".join(parts.values())
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -10,8 +10,8 @@ import lightning
 class Stopping(lightning.Callback):
     """Limits on steps, samples, wall time and training loss; the Trainer itself counts epochs.
 
-    The loss that is compared with ``loss_threshold`` is the mean over the samples since the last validation (of an epoch,
-    unless validation runs more often), the same on every rank.
+    The loss that is compared with ``loss_threshold`` is the mean over the samples since the last validation (of an
+    epoch, unless validation runs more often), the same on every rank.
     """
 
     def __init__(

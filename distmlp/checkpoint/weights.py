@@ -28,7 +28,7 @@ def write_weights(checkpoints: Path, step: int, weights: dict[str, Tensor], stat
     temporary = checkpoints / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, temporary / WEIGHTS)
+    save_file({name: _host_copy(tensor) for name, tensor in weights.items()}, temporary / WEIGHTS)
     (temporary / STATE).write_text(json.dumps(state, indent=2))
     sums = {name: _sha256(temporary / name) for name in (WEIGHTS, STATE)}
     (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2))
@@ -50,8 +50,8 @@ def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
-        sums = manifest["sha256"]
-    except (OSError, ValueError, KeyError):
+        sums = dict(manifest["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{checkpoint} is not a sound checkpoint: its {MANIFEST} is missing or unreadable") from None
     if manifest.get("format") != FORMAT:
         raise ConfigError(f"{checkpoint} has format {manifest.get('format')!r}; this version reads {FORMAT!r}")
@@ -67,7 +67,7 @@ def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def newest_checkpoint(run_folder: Path) -> Path:
     """The checkpoint with the highest step in a run folder."""
-    found = sorted((run_folder / "checkpoints").glob("step-*"))
+    found = sorted((run_folder / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
     if not found:
         raise ConfigError(f"{run_folder} holds no checkpoint: training writes one at its end")
     return found[-1]
@@ -87,6 +87,11 @@ def load_into(network: torch.nn.Module, weights: dict[str, Tensor], source: Path
             shapes = tuple(weights[name].shape), tuple(own[name].shape)
             raise ConfigError(f"{source}: {name} has shape {shapes[0]}, the network's is {shapes[1]}")
     network.load_state_dict(weights)
+
+
+def _host_copy(tensor: Tensor) -> Tensor:
+    """A copy even on the host: safetensors refuses tensors that share memory, as tied weights do."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _sha256(path: Path) -> str:

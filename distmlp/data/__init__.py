@@ -1,4 +1,4 @@
-"""Data: real sets that fit one interface (`dataset.py`), an order that is a pure function (`order.py`), batches by index."""
+"""Data: real sets with one interface (`dataset.py`), an order that is a pure function (`order.py`), index batches."""
 
 from importlib import import_module
 from pathlib import Path

@@ -31,7 +31,7 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class TensorSplit:
-    """A split in memory. inputs (N, *input_shape) float32, targets (N,) int64 or (N, outputs) float32, rows (N,) int64."""
+    """A split in memory: inputs (N, *shape) float32, targets (N,) int64 or (N, outputs) float32, rows (N,) int64."""
 
     inputs: Tensor
     targets: Tensor
@@ -84,14 +84,14 @@ def split_rows(
     num_train = num_samples - num_test - num_validation
     if min(num_train, num_validation, num_test) < 1:
         raise ConfigError(
-            f"{source}: {num_samples} samples split into {num_train} train, {num_validation} validation and {num_test} test: "
+            f"{source}: {num_samples} samples make {num_train} train, {num_validation} validation, {num_test} test: "
             "a split is empty; give more samples or change data.validation_fraction and data.test_fraction"
         )
     return order[:num_train], order[num_train : num_train + num_validation], order[num_train + num_validation :]
 
 
 def content_fingerprint(*arrays: npt.NDArray[np.generic]) -> str:
-    """BLAKE2b-128 over shape, dtype and bytes of each array, in row order: ``blake2b:…``. Reads memory-mapped arrays by parts."""
+    """BLAKE2b-128 over shape, dtype and bytes of each array, ``blake2b:…``. Reads memory-mapped arrays by parts."""
     digest = hashlib.blake2b(digest_size=16)
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())

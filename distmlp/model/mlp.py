@@ -1,13 +1,12 @@
 """The multi-layer perceptron ``y = f(xW + b)``, layer by layer, as a plain module that knows nothing of parallelism."""
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from distmlp.errors import ConfigError
+from distmlp.errors import ConfigError, did_you_mean
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -129,6 +128,4 @@ def _check_widths(input_shape: Sequence[int], num_outputs: int, hidden: Sequence
 def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     valid = list(choices)
     if value not in valid:
-        nearest = difflib.get_close_matches(str(value), valid, n=1)
-        hint = f": did you mean {nearest[0]}?" if nearest else ""
-        raise ConfigError(f"{key}={value} is unknown{hint} (valid: {', '.join(valid)})")
+        raise ConfigError(f"{key}={value} is unknown{did_you_mean(value, valid)} (valid: {', '.join(valid)})")

@@ -1,4 +1,4 @@
-"""Dashboards: TensorBoard and Weights & Biases, through Lightning's loggers. They show the run; `metrics.jsonl` is the run."""
+"""Dashboards: TensorBoard and Weights & Biases, through Lightning's loggers. Views of `metrics.jsonl`."""
 
 import os
 from pathlib import Path
@@ -22,8 +22,8 @@ def wandb_logger(run_folder: Path, *, project: str, name: str, run_id: str, conf
     """
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
     try:
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False, verify=False) else "offline")
         run = wandb.init(
             project=project,
             name=f"{name}/{run_id}",
@@ -38,9 +38,3 @@ def wandb_logger(run_folder: Path, *, project: str, name: str, run_id: str, conf
         log.warning("Weights & Biases did not start (%s): the run goes on without it", " ".join(str(error).split()))
         return None
     return WandbLogger(experiment=run)
-
-
-def _logged_in() -> bool:
-    from wandb.sdk.lib import apikey
-
-    return bool(apikey.api_key())

@@ -1,5 +1,6 @@
-"""`metrics.jsonl`: append-only, one JSON object a line, each block of lines in one write, so that a crash tears nothing."""
+"""`metrics.jsonl`: append-only, one JSON object a line, each block in one write, so that a crash tears nothing."""
 
+import errno
 import json
 import math
 import os
@@ -18,11 +19,14 @@ class MetricsFile:
 
     def append(self, lines: list[dict[str, Any]]) -> None:
         """Writes ``lines``; a value that is no finite number becomes null, since JSON has no word for it."""
-        text = "".join(json.dumps(_finite(line)) + "\n" for line in lines)
+        block = "".join(json.dumps(_finite(line)) + "\n" for line in lines).encode()
         try:
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
-                os.write(descriptor, text.encode())
+                written = os.write(descriptor, block)
+                if written < len(block):  # the disk filled up on the way
+                    os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(descriptor)
         except OSError as error:

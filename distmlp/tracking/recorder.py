@@ -4,6 +4,7 @@ Values of many steps travel together in one copy. On CUDA the copy of one flush 
 arrived, so that no step waits for the device.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -101,6 +102,8 @@ class Recorder(lightning.Callback):
     def _write_results(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._flush_all(trainer, pl_module)
         for name, value in pl_module.results.items():
+            if not math.isfinite(value):
+                continue
             better: Callable[..., float] = min if name.endswith(("loss", "mae")) else max
             self.best[name] = better(value, self.best.get(name, value))
         position = pl_module.position

@@ -1,6 +1,12 @@
 """Arrays from .npz and .npy, in memory or mapped, give the same samples; what cannot be trained on is named."""
 
+import fcntl
+import os
 import pickle
+import pty
+import struct
+import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +93,22 @@ def test_a_mapped_split_is_sent_to_a_worker_without_its_data(tmp_path: Path) -> 
     assert len(sent) < big.nbytes / 10
     for ours, theirs in zip(pickle.loads(sent).batch(torch.tensor([3])), split.batch(torch.tensor([3])), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_terminal_shows_the_progress_of_a_large_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    files = saved(tmp_path)
+    with os.fdopen(terminal, "w") as stderr, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", stderr)
+        load(*files, normalize=True)
+        stderr.write("in memory, so silent until here\n")
+        load(*files, normalize=True, memory_limit_bytes=0)
+        shown = os.read(screen, 100_000).decode()
+    os.close(screen)
+    assert shown.startswith("in memory, so silent until here")
+    for step in ("check", "mean, std", "hash"):
+        assert f"x.npy: {step}: 100%" in shown
 
 
 def test_normalised_for_each_feature_by_the_training_split(tmp_path: Path) -> None:

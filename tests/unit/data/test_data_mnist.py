@@ -18,7 +18,7 @@ REAL_MNIST = Path(__file__).resolve().parents[3].parent / "shared" / "data" / "m
 @pytest.fixture
 def real_mnist() -> Path:
     if not REAL_MNIST.is_dir():
-        pytest.skip(f"no MNIST files in {REAL_MNIST}")
+        pytest.skip(f"no data sets in {REAL_MNIST}")
     return REAL_MNIST
 
 
