@@ -145,21 +145,36 @@ def _names() -> list[str]:
 
 def _from_frozen(path: Path, parsed: list[Any]) -> dict[str, Any]:
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    if any(override.key_or_group == "experiment" for override in parsed):
+        raise ConfigError("experiment= cannot be laid over a frozen configuration: leave out one of the two")
     config = OmegaConf.create(load_frozen(path))
-    for override in parsed:
-        key, value = override.key_or_group, override.value()
-        if key == "experiment":
-            raise ConfigError("experiment= cannot be laid over a frozen configuration: leave out one of the two")
-        if _is_group(key) and isinstance(value, str):
-            config[key] = OmegaConf.load(config_folder() / key / f"{value}.yaml")
-        elif override.is_delete():
-            OmegaConf.update(config, key, None)
-        else:
-            OmegaConf.update(config, key, value, merge=False, force_add=True)
-    values = OmegaConf.to_container(config, resolve=True)
+    try:
+        # Choices first, as Hydra takes them: a key that was given stays, wherever it stands among the words.
+        for override in sorted(parsed, key=lambda override: not _is_group(override.key_or_group)):
+            _lay_over(config, override)
+        values = OmegaConf.to_container(config, resolve=True)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise ConfigError(" ".join(str(error).split())) from None
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
+
+
+def _lay_over(config: Any, override: Any) -> None:
+    from omegaconf import OmegaConf
+
+    key, value = override.key_or_group, override.value()
+    section, _, name = key.rpartition(".")
+    if override.is_delete():
+        holder = OmegaConf.select(config, section) if section else config
+        if not OmegaConf.is_dict(holder) or name not in holder:
+            raise ConfigError(f"cannot take {key} away: it is not there")
+        holder.pop(name)
+    elif _is_group(key) and isinstance(value, str):
+        config[key] = OmegaConf.load(config_folder() / key / f"{value}.yaml")
+    else:
+        OmegaConf.update(config, key, value, merge=False, force_add=True)
 
 
 def load_frozen(path: Path) -> dict[str, Any]:

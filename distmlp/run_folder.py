@@ -62,7 +62,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """`write_text` of ``values`` as indented JSON. A number that is not finite becomes null: JSON has no word for it."""
+    """`write_text` of ``values`` as indented JSON, where numbers that are not finite become null."""
     write_text(path, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
 
 
