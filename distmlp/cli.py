@@ -39,7 +39,7 @@ def help_text() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb. Returns the exit status: 0 done, 2 a user's mistake, 1 anything else."""
+    """Runs one verb. Returns the exit status: 0 done, 2 a user's mistake, 3 stopped by a signal, else 1."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
         return _dispatch(words)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distmlp.module import TrainingModule
 
 SPLITS = ("train", "validation", "test")
-INTERRUPTED = 1
+STOPPED_BY_SIGNAL = 3
 USAGE = "usage: distmlp train [--config RUN/config.yaml] [--cfg job] [group=choice] [key=value]"
 
 
@@ -82,10 +82,10 @@ def _train(composed: Composed, world: World) -> int:
     made.trainer.fit(
         module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
     )
-    if made.trainer.interrupted:
-        return INTERRUPTED
     seconds = time.time() - started
-    made.trainer.test(module, build.evaluation_loader(config, data, world, "test"), verbose=False)
+    stopped = bool(made.stopping.signal_name)
+    if not stopped:
+        made.trainer.test(module, build.evaluation_loader(config, data, world, "test"), verbose=False)
     if world.rank == 0:
         position = module.position
         summary = summarize(
@@ -100,7 +100,7 @@ def _train(composed: Composed, world: World) -> int:
         )
         run_folder.write_json(folder / "summary.json", summary)
         show_summary(Console(), folder, summary)
-    return 0
+    return STOPPED_BY_SIGNAL if stopped else 0
 
 
 def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> tuple[Path, dict[str, Any]]:

@@ -1,14 +1,20 @@
-"""Ends training at whichever limit comes first, and remembers which it was."""
+"""Ends training at whichever limit comes first, or at a signal, and remembers which it was."""
 
+import signal
 import time
 from datetime import timedelta
 from typing import Any
 
 import lightning
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Stopping(lightning.Callback):
     """Limits on steps, samples, wall time and training loss; the Trainer itself counts epochs.
+
+    SIGINT (Ctrl-C) and SIGTERM only set a flag: training ends after the step in hand, so that weights are whole when
+    they are saved. A second signal ends the process as it would without distmlp.
 
     The loss that is compared with ``loss_threshold`` is the mean over the samples since the last validation (of an
     epoch, unless validation runs more often), the same on every rank.
@@ -29,11 +35,29 @@ class Stopping(lightning.Callback):
         self.max_time = max_time
         self.loss_threshold = loss_threshold
         self.check_every_steps = check_every_steps
+        self.signal_name = ""
+        self.former_handlers: dict[int, Any] = {}
         self.started = time.monotonic()
         self.reason = f"trainer.max_epochs={max_epochs} reached"
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
+        self.former_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._restore_handlers()
+
+    def _on_signal(self, number: int, _: Any) -> None:
+        self.signal_name = signal.Signals(number).name
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self.former_handlers.items():
+            signal.signal(number, handler)
+        self.former_handlers = {}
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         position = pl_module.position
@@ -41,8 +65,9 @@ class Stopping(lightning.Callback):
             self._stop(trainer, f"trainer.max_steps={self.max_steps} reached")
         elif self.max_samples is not None and position.samples >= self.max_samples:
             self._stop(trainer, f"trainer.max_samples={self.max_samples} reached")
-        elif self.max_time is not None and self._time_is_over(trainer, position.step):
-            self._stop(trainer, f"trainer.max_time={self.max_time} reached")
+        elif self._agreed(trainer, position.step, bool(self.signal_name) or self._time_is_over()):
+            time_limit = f"trainer.max_time={self.max_time} reached"
+            self._stop(trainer, f"stopped by {self.signal_name}" if self.signal_name else time_limit)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not pl_module.position.loss_samples or trainer.state.fn != "fit":
@@ -51,14 +76,14 @@ class Stopping(lightning.Callback):
         if self.loss_threshold is not None and loss <= self.loss_threshold:
             self._stop(trainer, f"trainer.loss_threshold={self.loss_threshold} reached with a mean loss of {loss:.4g}")
 
-    def _time_is_over(self, trainer: lightning.Trainer, step: int) -> bool:
-        assert self.max_time is not None
-        over = time.monotonic() - self.started >= self.max_time.total_seconds()
+    def _time_is_over(self) -> bool:
+        return self.max_time is not None and time.monotonic() - self.started >= self.max_time.total_seconds()
+
+    def _agreed(self, trainer: lightning.Trainer, step: int, wish: bool) -> bool:
+        """Whether any rank wishes to stop; clocks and signals differ between ranks."""
         if trainer.world_size == 1:
-            return over
-        if step % self.check_every_steps:
-            return False
-        return bool(trainer.strategy.broadcast(over))  # clocks differ between ranks: rank 0 decides
+            return wish
+        return step % self.check_every_steps == 0 and trainer.strategy.reduce_boolean_decision(wish, all=False)
 
     def _stop(self, trainer: lightning.Trainer, reason: str) -> None:
         if not trainer.should_stop:

@@ -134,6 +134,37 @@ def test_a_killed_run_leaves_whole_files(process_environment: dict[str, str], me
     assert not (folder / "summary.json").exists()
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_ends_a_run_after_its_step(
+    ranks: int, process_environment: dict[str, str], metrics: Any, tmp_path: Path
+):
+    words = ["train", "trainer.max_epochs=100000", "tracking=none", "run.id=stopped"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"] if ranks == 2 else []
+    command = [sys.executable, "-m", *torchrun, "distmlp", *words]
+    folder = tmp_path / "runs" / "digits-mlp" / "stopped"
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=process_environment, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        try:
+            end = time.monotonic() + 120
+            while not (folder / "metrics.jsonl").exists():
+                assert time.monotonic() < end
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT if ranks == 1 else signal.SIGTERM)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 3 if ranks == 1 else process.returncode != 0, err
+    assert "stopped by SIG" in out
+    assert "Traceback" not in err.replace("SignalException", "") or ranks == 2  # torchrun's own agent prints one
+    summary = json.loads((folder / "summary.json").read_text())
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert checkpoint.name == f"step-{summary['steps']:08d}"
+    assert metrics(folder)[-1]["step"] <= summary["steps"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
