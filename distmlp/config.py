@@ -131,7 +131,8 @@ def all_fields(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[
     for name, info in section.model_fields.items():
         members = _members(info.annotation)
         if not members:
-            yield prefix + (info.alias or name), info.description or ""
+            chosen = f"chosen with {prefix[:-1]}=…" if name == "name" else ""
+            yield prefix + (info.alias or name), info.description or chosen
         for member in members:
             yield from all_fields(member, f"{prefix}{name}.")
 

@@ -9,6 +9,11 @@ log = logging.getLogger("distmlp")
 LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
+def one_line(error: Exception) -> str:
+    """The error's message, or its kind where it has none, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def quiet_lightning() -> None:
     """Keeps Lightning's advice off the console, for a verb that has no run folder to log to."""
     for name in LIGHTNING:

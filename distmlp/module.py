@@ -144,7 +144,7 @@ class TrainingModule(lightning.LightningModule):
         torch.clear_autocast_cache()  # it holds casts of the weights as they were before this step
         position.step += 1
         position.samples += share.global_num_samples
-        position.loss_sum += loss * share.global_num_samples
+        position.loss_sum.add_(loss, alpha=share.global_num_samples)
         position.loss_samples += share.global_num_samples
         if is_logged:
             self._log_step(loss, score, factor, share)
@@ -159,26 +159,35 @@ class TrainingModule(lightning.LightningModule):
 
     def _accumulate_gradients(self, share: Any, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the loss over the global batch; returns this rank's part of that loss, and scores."""
-        inputs = share.inputs.to(self.device, non_blocking=True)
-        targets = share.targets.to(self.device, non_blocking=True)
-        size = self.micro_batch_size or len(targets)
-        total = torch.zeros((), device=self.device) if len(targets) > size else None
-        scores: dict[str, Tensor] = {}
-        for start in range(0, len(targets), size):
-            stop = start + size
-            part = targets[start:stop]
-            outputs = self.network(inputs[start:stop])
-            loss = self.task.loss(outputs, part)
-            weight = min(len(part), share.num_samples) / share.global_num_samples
-            if weight != 1.0:
-                loss = loss * weight
-            self._backward(loss, is_last=stop >= len(targets))
-            total = loss.detach() if total is None else total + loss.detach()
-            if is_logged:
-                name, score = self.task.score(outputs.detach(), part)
-                scores[name] = scores.get(name, 0.0) + score * weight
-        assert total is not None
+        device, held = self.device, len(share.targets)
+        inputs = share.inputs.to(device, non_blocking=True)
+        targets = share.targets.to(device, non_blocking=True)
+        size = self.micro_batch_size or held
+        if size >= held:
+            return self._micro_batch(inputs, targets, share.num_samples / share.global_num_samples, True, is_logged)
+        total, scores = torch.zeros((), device=device), dict[str, Tensor]()
+        for start in range(0, held, size):
+            part = slice(start, min(start + size, held))
+            weight = min(part.stop - start, share.num_samples) / share.global_num_samples
+            loss, score = self._micro_batch(inputs[part], targets[part], weight, part.stop == held, is_logged)
+            total += loss
+            scores = {name: scores.get(name, 0.0) + value for name, value in score.items()}
         return total, scores
+
+    def _micro_batch(
+        self, inputs: Tensor, targets: Tensor, weight: float, is_last: bool, is_logged: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Adds the gradients of one micro-batch, whose mean loss counts ``weight`` in the global batch's."""
+        outputs = self.network(inputs)
+        loss = self.task.loss(outputs, targets)
+        if weight != 1.0:
+            loss = loss * weight
+        self._backward(loss, is_last)
+        scores = {}
+        if is_logged:
+            name, score = self.task.score(outputs.detach(), targets)
+            scores[name] = score * weight
+        return loss.detach(), scores
 
     def _backward(self, loss: Tensor, is_last: bool) -> None:
         if self.call_directly:
@@ -192,9 +201,8 @@ class TrainingModule(lightning.LightningModule):
 
     def _apply_gradients(self, optimizer: LightningOptimizer) -> None:
         if self.gradient_clip_norm is not None:
-            self.clip_gradients(
-                optimizer.optimizer, gradient_clip_val=self.gradient_clip_norm, gradient_clip_algorithm="norm"
-            )
+            # Not Lightning's `clip_gradients`: it refuses fused optimizers under any autocast, loss scaling or not.
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip_norm)
         if self.call_directly:
             optimizer._on_before_step()  # Lightning's own count of steps
             optimizer.optimizer.step()

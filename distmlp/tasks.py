@@ -1,7 +1,9 @@
 """What a network learns to do: the loss, the score of a batch, and the metrics of a whole split."""
 
+import math
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 import torchmetrics
 from torch import Tensor, nn
@@ -68,11 +70,22 @@ class Classification(Task):
         return outputs.argmax(-1)
 
 
+class R2(torchmetrics.R2Score):
+    """R², summed in float64: in float32 the difference of two large sums leaves nothing of it. NaN for one sample."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        wide = torch.float32 if target.device.type == "mps" else torch.float64  # MPS has no float64
+        super().update(preds.to(wide), target.to(wide))
+
+    def compute(self) -> Tensor:
+        return super().compute() if int(self.total) > 1 else torch.full((), math.nan)
+
+
 class Regression(Task):
     """Mean squared error on outputs and targets (N, columns); mean absolute error and R²."""
 
     def __init__(self, num_outputs: int) -> None:
-        super().__init__({"mae": torchmetrics.MeanAbsoluteError(), "r2": torchmetrics.R2Score()})
+        super().__init__({"mae": torchmetrics.MeanAbsoluteError(), "r2": R2()})
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.mse_loss(outputs, targets)

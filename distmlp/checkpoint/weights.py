@@ -4,6 +4,7 @@ A folder appears under its name only when it is whole: files are written to a te
 No pickle is written or read.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -23,23 +24,38 @@ WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
 
 
 def write_weights(checkpoints: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> Path:
-    """Writes ``checkpoints/step-…`` and returns it. ``state`` is JSON: step, epoch, samples, network facts."""
+    """Writes ``checkpoints/step-…`` and returns it. ``state`` is JSON: step, epoch, samples, network facts.
+
+    Raises:
+        OSError: it cannot be written; nothing of it stays.
+    """
     target = checkpoints / f"step-{step:08d}"
     temporary = checkpoints / f".{target.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file({name: _host_copy(tensor) for name, tensor in weights.items()}, temporary / WEIGHTS)
-    (temporary / STATE).write_text(json.dumps(state, indent=2))
-    sums = {name: _sha256(temporary / name) for name in (WEIGHTS, STATE)}
-    (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2))
-    for name in (WEIGHTS, STATE, MANIFEST):
-        _sync(temporary / name)
-    _sync(temporary)
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(temporary, target)
+    try:
+        temporary.mkdir(parents=True)
+        _write_files(temporary, weights, state)
+        if target.exists():
+            shutil.rmtree(target)
+        os.replace(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)  # on a full disk every byte counts
+        raise
     _sync(checkpoints)
     return target
+
+
+def _write_files(folder: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+    try:
+        save_file({name: _host_copy(tensor) for name, tensor in weights.items()}, folder / WEIGHTS)
+    except SafetensorError as error:  # what it makes of an OSError
+        raise OSError(errno.EIO, str(error)) from error
+    (folder / STATE).write_text(json.dumps(state, indent=2))
+    sums = {name: _sha256(folder / name) for name in (WEIGHTS, STATE)}
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2))
+    for name in (WEIGHTS, STATE, MANIFEST):
+        _sync(folder / name)
+    _sync(folder)
 
 
 def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

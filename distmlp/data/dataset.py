@@ -41,7 +41,7 @@ class TensorSplit:
         return len(self.rows)
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.inputs[positions], self.targets[positions]
+        return self.inputs.index_select(0, positions), self.targets.index_select(0, positions)
 
     def sample_ids(self, positions: Tensor) -> Tensor:
         return self.rows[positions]

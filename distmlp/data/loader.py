@@ -14,7 +14,7 @@ from distmlp.data.order import permuted
 POSITIONS_AT_ONCE = 4096
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Share:
     """One rank's share of one global batch. ``inputs`` (n, …) and ``targets`` (n, …) with n = ``num_samples`` or 1.
 

@@ -6,12 +6,28 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from distmlp.log import log
+from distmlp.log import log, one_line
 
 
-def tensorboard_logger(run_folder: Path) -> Logger:
-    """Event files in ``run_folder/tensorboard``."""
-    return TensorBoardLogger(save_dir=str(run_folder), name="tensorboard", version="")
+class TensorBoard(TensorBoardLogger):
+    """Lightning's logger, whose end does not become the run's end: events left to write may meet a full disk."""
+
+    def finalize(self, status: str) -> None:
+        try:
+            super().finalize(status)
+        except Exception as error:
+            log.warning("TensorBoard failed (%s): its last events are missing", one_line(error))
+
+
+def tensorboard_logger(run_folder: Path) -> Logger | None:
+    """Event files in ``run_folder/tensorboard``. None, with a warning, where they cannot be made."""
+    try:
+        logger = TensorBoard(save_dir=str(run_folder), name="tensorboard", version="")
+        assert logger.experiment is not None  # made here, where a fault of it can be passed over
+    except Exception as error:
+        log.warning("TensorBoard did not start (%s): the run goes on without it", one_line(error))
+        return None
+    return logger
 
 
 def wandb_logger(run_folder: Path, *, project: str, name: str, run_id: str, config: dict[str, Any]) -> Logger | None:
@@ -35,6 +51,6 @@ def wandb_logger(run_folder: Path, *, project: str, name: str, run_id: str, conf
             settings=wandb.Settings(silent=True, console="off", init_timeout=60),
         )
     except Exception as error:  # whatever a dashboard's service does, the run goes on
-        log.warning("Weights & Biases did not start (%s): the run goes on without it", " ".join(str(error).split()))
+        log.warning("Weights & Biases did not start (%s): the run goes on without it", one_line(error))
         return None
     return WandbLogger(experiment=run)

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from distmlp.log import log
+from distmlp.log import log, one_line
 from distmlp.tracking.metrics_file import MetricsFile
 
 FLUSH_SECONDS = 1.0
@@ -36,7 +36,6 @@ class Recorder(lightning.Callback):
         self.best = best
         self.started = self.flushed = time.time()
         self.in_flight: tuple[list[Any], Tensor, torch.cuda.Event | None] | None = None
-        self.silenced: set[int] = set()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.time()
@@ -118,15 +117,13 @@ class Recorder(lightning.Callback):
             return
         self.metrics_file.append(lines)
         for line in lines[:: -(-len(lines) // DASHBOARD_POINTS_A_FLUSH)]:
-            for logger in trainer.loggers:
-                self._show(logger, line)
+            for logger in list(trainer.loggers):
+                self._show(trainer, logger, line)
 
-    def _show(self, logger: Logger, line: dict[str, Any]) -> None:
-        if id(logger) in self.silenced:
-            return
+    def _show(self, trainer: lightning.Trainer, logger: Logger, line: dict[str, Any]) -> None:
         shown = {name: value for name, value in line.items() if isinstance(value, float) and name != "seconds"}
         try:
             logger.log_metrics(shown | {"epoch": line["epoch"]}, step=line["step"])
         except Exception as error:  # a dashboard is a view of the run; its fault must not end the run
-            self.silenced.add(id(logger))
-            log.warning("%s failed (%s): the run goes on without it", type(logger).__name__, error)
+            trainer.loggers = [other for other in trainer.loggers if other is not logger]
+            log.warning("%s failed (%s): the run goes on without it", type(logger).__name__, one_line(error))
