@@ -236,14 +236,14 @@ def _strategy(config: Config, world: World, kind: str) -> Strategy:
 
 
 def _loggers(config: Config, run_folder: Path, values: dict[str, Any]) -> list[Logger]:
-    loggers: list[Logger] = []
+    loggers: list[Logger | None] = []
     if config.tracking.tensorboard:
         loggers.append(tensorboard_logger(run_folder))
     if config.tracking.wandb:
         name, run_id = run_folder.parent.name, run_folder.name
         page = wandb_logger(run_folder, project=config.tracking.wandb_project, name=name, run_id=run_id, config=values)
-        loggers += [page] if page else []
-    return loggers
+        loggers.append(page)
+    return [logger for logger in loggers if logger is not None]
 
 
 def train_loader(config: Config, data: DataSet, world: World) -> TrainLoader:

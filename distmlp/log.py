@@ -9,9 +9,10 @@ log = logging.getLogger("distmlp")
 LIGHTNING = ("lightning.pytorch", "lightning.fabric")
 
 
-def one_line(error: Exception) -> str:
-    """The error's message, or its kind where it has none, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException) -> str:
+    """The message of what caused the error, or its kind where it has none, without line breaks."""
+    cause = error.__cause__ or error
+    return " ".join(str(cause).split()) or type(cause).__name__
 
 
 def quiet_lightning() -> None:

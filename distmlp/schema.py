@@ -216,7 +216,7 @@ class Trainer(Section):
     loss_threshold: PositiveFloat | None = Field(None, description="ends once an epoch's mean training loss is below")
     micro_batch_size: PositiveInt | None = Field(None, description="samples a device holds at once; null: its share")
     log_every_steps: PositiveInt = Field(10, description="steps between two lines of metrics.jsonl")
-    validate_every_steps: PositiveInt | None = Field(None, description="steps between validations; null: each epoch")
+    validate_every_steps: PositiveInt | None = Field(None, description="also validates so often; null: each epoch")
     gradient_clip_norm: PositiveFloat | None = Field(None, description="largest global gradient norm")
     log_sample_ids: bool = Field(False, description="adds the ids of a logged step's samples to its line")
     progress: bool = Field(True, description="shows progress")

@@ -9,12 +9,31 @@ import torchmetrics
 from torch import Tensor, nn
 
 
+class MeanLoss(torchmetrics.Metric):
+    """Mean over samples. A NaN stays one: torchmetrics' own mean leaves it out, or (``disable``) forgets weights."""
+
+    total: Tensor
+    num_samples: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("num_samples", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, mean: Tensor, num_samples: int) -> None:
+        self.total += mean * num_samples
+        self.num_samples += num_samples
+
+    def compute(self) -> Tensor:
+        return self.total / self.num_samples
+
+
 class Task(nn.Module):
     """A loss, and metrics that count every sample once, on any number of ranks."""
 
     def __init__(self, metrics: dict[str, torchmetrics.Metric]) -> None:
         super().__init__()
-        self.loss_of_split = torchmetrics.MeanMetric()
+        self.loss_of_split = MeanLoss()
         self.metrics = nn.ModuleDict(metrics)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -30,18 +30,20 @@ def write_weights(checkpoints: Path, step: int, weights: dict[str, Tensor], stat
         OSError: it cannot be written; nothing of it stays.
     """
     target = checkpoints / f"step-{step:08d}"
-    temporary = checkpoints / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, former = checkpoints / f".{target.name}.tmp", checkpoints / f".{target.name}.old"
+    for leftover in (temporary, former):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         _write_files(temporary, weights, state)
         if target.exists():
-            shutil.rmtree(target)
+            os.replace(target, former)  # removing it here would leave a torn one where the process is killed meanwhile
         os.replace(temporary, target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)  # on a full disk every byte counts
         raise
     _sync(checkpoints)
+    shutil.rmtree(former, ignore_errors=True)
     return target
 
 

@@ -7,6 +7,7 @@ arrived, so that no step waits for the device.
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import lightning
@@ -19,6 +20,16 @@ from distmlp.tracking.metrics_file import MetricsFile
 
 FLUSH_SECONDS = 1.0
 DASHBOARD_POINTS_A_FLUSH = 10
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """Steps whose ``values`` (steps, metrics) are on their way to the host, and the results of the same stretch."""
+
+    steps: list[Any]
+    values: Tensor
+    arrived: torch.cuda.Event | None
+    results: list[dict[str, Any]]
 
 
 class Recorder(lightning.Callback):
@@ -35,7 +46,8 @@ class Recorder(lightning.Callback):
         self.latest = latest
         self.best = best
         self.started = self.flushed = time.time()
-        self.in_flight: tuple[list[Any], Tensor, torch.cuda.Event | None] | None = None
+        self.results: list[dict[str, Any]] = []
+        self.in_flight: InFlight | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.time()
@@ -46,10 +58,11 @@ class Recorder(lightning.Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if not trainer.sanity_checking:
-            self._write_results(trainer, pl_module)
+            self._keep_results(pl_module)
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._write_results(trainer, pl_module)
+        self._keep_results(pl_module)
+        self._flush_all(trainer, pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._flush_all(trainer, pl_module)
@@ -64,26 +77,25 @@ class Recorder(lightning.Callback):
     def _flush(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.flushed = time.time()
         self._write_arrived(trainer)
-        steps = pl_module.logged
-        if not steps or self.metrics_file is None:
-            steps.clear()
+        steps, pl_module.logged = pl_module.logged, []
+        results, self.results = self.results, []
+        if self.metrics_file is None or not (steps or results):
             return
-        pl_module.logged = []
-        values = torch.stack([torch.stack(list(step.values.values())) for step in steps]).float()
-        on_host = values.to("cpu", non_blocking=True)
+        values = torch.stack([torch.stack(list(step.values.values())) for step in steps]) if steps else torch.empty(0)
+        on_host = values.float().to("cpu", non_blocking=True)
         arrived = torch.cuda.current_stream().record_event() if values.is_cuda else None
-        self.in_flight = steps, on_host, arrived
+        self.in_flight = InFlight(steps, on_host, arrived, results)
         if arrived is None:
             self._write_arrived(trainer)
 
     def _write_arrived(self, trainer: lightning.Trainer) -> None:
         if self.in_flight is None:
             return
-        steps, values, arrived = self.in_flight
-        self.in_flight = None
-        if arrived is not None:
-            arrived.synchronize()
-        self._write(trainer, [self._line(step, row) for step, row in zip(steps, values.tolist(), strict=True)])
+        flight, self.in_flight = self.in_flight, None
+        if flight.arrived is not None:
+            flight.arrived.synchronize()
+        lines = [self._line(step, row) for step, row in zip(flight.steps, flight.values.tolist(), strict=True)]
+        self._write(trainer, sorted(lines + flight.results, key=lambda line: int(line["step"])))
 
     def _line(self, step: Any, row: list[float]) -> dict[str, Any]:
         line = {
@@ -98,8 +110,7 @@ class Recorder(lightning.Callback):
             line["sample_ids"] = sorted(step.sample_ids.tolist())
         return line
 
-    def _write_results(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._flush_all(trainer, pl_module)
+    def _keep_results(self, pl_module: Any) -> None:
         for name, value in pl_module.results.items():
             if not math.isfinite(value):
                 continue
@@ -108,7 +119,8 @@ class Recorder(lightning.Callback):
         position = pl_module.position
         seconds = round(time.time() - self.started, 4)
         place = {"step": position.step, "epoch": position.epoch, "samples": position.samples, "seconds": seconds}
-        self._write(trainer, [place | pl_module.results])
+        self.latest.update(pl_module.results)
+        self.results.append(place | pl_module.results)
 
     def _write(self, trainer: lightning.Trainer, lines: list[dict[str, Any]]) -> None:
         for line in lines:
@@ -116,7 +128,9 @@ class Recorder(lightning.Callback):
         if self.metrics_file is None or not lines:
             return
         self.metrics_file.append(lines)
-        for line in lines[:: -(-len(lines) // DASHBOARD_POINTS_A_FLUSH)]:
+        steps = [line for line in lines if "train/loss" in line]
+        results = [line for line in lines if "train/loss" not in line]
+        for line in sorted(_thinned(steps) + _thinned(results), key=lambda line: int(line["step"])):
             for logger in list(trainer.loggers):
                 self._show(trainer, logger, line)
 
@@ -127,3 +141,9 @@ class Recorder(lightning.Callback):
         except Exception as error:  # a dashboard is a view of the run; its fault must not end the run
             trainer.loggers = [other for other in trainer.loggers if other is not logger]
             log.warning("%s failed (%s): the run goes on without it", type(logger).__name__, one_line(error))
+
+
+def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At most `DASHBOARD_POINTS_A_FLUSH` of ``lines``, evenly, the last one always."""
+    every = -(-len(lines) // DASHBOARD_POINTS_A_FLUSH) or 1
+    return lines[::-1][::every][::-1]

@@ -1,4 +1,4 @@
-"""Every choice in `conf/` composes and holds exactly the schema's keys; every mistake on the command line is one line."""
+"""Every choice in `conf/` composes and holds exactly the schema's keys; a mistake on the command line is one line."""
 
 import shutil
 import subprocess
