@@ -90,6 +90,8 @@ def _custom_network(config: Config, facts: dict[str, Any]) -> nn.Module:
         raise ConfigError(f"model._target_={name} cannot be built: {' '.join(str(error).split())}") from error
     if not isinstance(network, nn.Module):
         raise ConfigError(f"model._target_={name} made a {type(network).__name__}, not a torch.nn.Module")
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in network.parameters()):
+        raise ConfigError(f"model._target_={name} holds lazy layers: give their sizes, e.g. from input_shape")
     return network
 
 
@@ -215,6 +217,8 @@ def build_trainer(config: Config, world: World, **options: Any) -> lightning.Tra
         devices=world.local_world_size,
         num_nodes=world.num_nodes,
         strategy=_strategy(config, world, kind),
+        # Given, so that Lightning does not look for a launcher of its own: `runtime.py` has done so.
+        plugins=[TorchElasticEnvironment() if world.world_size > 1 else LightningEnvironment()],
         precision=LIGHTNING_PRECISION[config.precision.name],  # type: ignore[arg-type]
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -228,10 +232,7 @@ def build_trainer(config: Config, world: World, **options: Any) -> lightning.Tra
 def _strategy(config: Config, world: World, kind: str) -> Strategy:
     name = config.strategy.name
     if name == "ddp" or (name == "auto" and world.world_size > 1):
-        in_torchrun = world.world_size > 1
-        environment = TorchElasticEnvironment() if in_torchrun else LightningEnvironment()
-        backend = "nccl" if kind == "cuda" else "gloo"
-        return DDPStrategy(cluster_environment=environment, process_group_backend=backend)
+        return DDPStrategy(process_group_backend="nccl" if kind == "cuda" else "gloo")
     return SingleDeviceStrategy(device={"cuda": "cuda:0"}.get(kind, kind))
 
 

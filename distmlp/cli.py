@@ -43,6 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     try:
         return _dispatch(words)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ConfigError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"distmlp: {' '.join(str(error).split())}", file=sys.stderr)

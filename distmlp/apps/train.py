@@ -83,7 +83,7 @@ def _train(composed: Composed, world: World) -> int:
         module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
     )
     seconds = time.time() - started
-    stopped = bool(made.stopping.signal_name)
+    stopped = made.stopping.stopped_by_signal
     if not stopped:
         made.trainer.test(module, build.evaluation_loader(config, data, world, "test"), verbose=False)
     if world.rank == 0:

@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import lightning
+import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GO_ON, BY_TIME, BY_SIGNAL = 0, 1, 2
 
 
 class Stopping(lightning.Callback):
@@ -36,6 +38,7 @@ class Stopping(lightning.Callback):
         self.loss_threshold = loss_threshold
         self.check_every_steps = check_every_steps
         self.signal_name = ""
+        self.stopped_by_signal = False
         self.former_handlers: dict[int, Any] = {}
         self.started = time.monotonic()
         self.reason = f"trainer.max_epochs={max_epochs} reached"
@@ -65,9 +68,8 @@ class Stopping(lightning.Callback):
             self._stop(trainer, f"trainer.max_steps={self.max_steps} reached")
         elif self.max_samples is not None and position.samples >= self.max_samples:
             self._stop(trainer, f"trainer.max_samples={self.max_samples} reached")
-        elif self._agreed(trainer, position.step, bool(self.signal_name) or self._time_is_over()):
-            time_limit = f"trainer.max_time={self.max_time} reached"
-            self._stop(trainer, f"stopped by {self.signal_name}" if self.signal_name else time_limit)
+        elif self.max_time is not None or self.signal_name or trainer.world_size > 1:
+            self._stop_if_wished(trainer, position.step)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not pl_module.position.loss_samples or trainer.state.fn != "fit":
@@ -76,14 +78,20 @@ class Stopping(lightning.Callback):
         if self.loss_threshold is not None and loss <= self.loss_threshold:
             self._stop(trainer, f"trainer.loss_threshold={self.loss_threshold} reached with a mean loss of {loss:.4g}")
 
-    def _time_is_over(self) -> bool:
-        return self.max_time is not None and time.monotonic() - self.started >= self.max_time.total_seconds()
-
-    def _agreed(self, trainer: lightning.Trainer, step: int, wish: bool) -> bool:
-        """Whether any rank wishes to stop; clocks and signals differ between ranks."""
-        if trainer.world_size == 1:
-            return wish
-        return step % self.check_every_steps == 0 and trainer.strategy.reduce_boolean_decision(wish, all=False)
+    def _stop_if_wished(self, trainer: lightning.Trainer, step: int) -> None:
+        """Stops for a signal or the clock. These differ between ranks, which therefore ask each other now and then."""
+        time_is_over = self.max_time is not None and time.monotonic() - self.started >= self.max_time.total_seconds()
+        wish = BY_SIGNAL if self.signal_name else BY_TIME if time_is_over else GO_ON
+        if trainer.world_size > 1:
+            if step % self.check_every_steps:
+                return
+            strongest = torch.tensor(wish, device=trainer.strategy.root_device)
+            wish = int(trainer.strategy.reduce(strongest, reduce_op="max"))
+        if wish == BY_SIGNAL:
+            self.stopped_by_signal = True
+            self._stop(trainer, f"stopped by {self.signal_name or 'a signal to another rank'}")
+        elif wish == BY_TIME:
+            self._stop(trainer, f"trainer.max_time={self.max_time} reached")
 
     def _stop(self, trainer: lightning.Trainer, reason: str) -> None:
         if not trainer.should_stop:

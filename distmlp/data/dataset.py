@@ -84,8 +84,8 @@ def split_rows(
     num_train = num_samples - num_test - num_validation
     if min(num_train, num_validation, num_test) < 1:
         raise ConfigError(
-            f"{source}: {num_samples} samples make {num_train} train, {num_validation} validation, {num_test} test: "
-            "a split is empty; give more samples or change data.validation_fraction and data.test_fraction"
+            f"{source}: {num_samples} samples split into {num_train} train, {num_validation} validation and {num_test} "
+            "test: a split is empty; give more samples or change data.validation_fraction and data.test_fraction"
         )
     return order[:num_train], order[num_train : num_train + num_validation], order[num_train + num_validation :]
 

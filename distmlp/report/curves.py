@@ -173,7 +173,7 @@ def _draw_panel(axes: "Axes", runs: Sequence[RunMetrics], metric: str, position:
     for index, run in enumerate(runs):
         colour = colours[index]
         drawn |= _draw_run(axes, run, metric, position, colour)
-        label = f"{_shortened(run.label)}   {_final_values(run, metric, position, share)}"
+        label = f"{_shortened(run.label)}\n{_final_values(run, metric, position, share)}"
         handles.append(lines.Line2D([], [], color=colour, linewidth=3, solid_capstyle="round", label=label))
     if _is_log(runs, metric, position):
         axes.set_yscale("log", nonpositive="mask")

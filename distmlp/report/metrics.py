@@ -23,7 +23,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def find_run(path: Path) -> Path:
-    """The run folder that ``path`` means: itself, or the newest run in it (run ids sort by time).
+    """The run folder that ``path`` means: itself, or the run in it that was written to last.
 
     Raises:
         ConfigError: neither holds a ``metrics.jsonl``; the message names the newest runs nearby.
@@ -32,9 +32,9 @@ def find_run(path: Path) -> Path:
         return path
     if path.is_file() and path.name == METRICS_FILE:
         return path.parent
-    inside = sorted(found.parent for found in path.glob(f"*/{METRICS_FILE}")) if path.is_dir() else []
+    inside = list(path.glob(f"*/{METRICS_FILE}")) if path.is_dir() else []
     if inside:
-        return inside[-1]
+        return max(inside, key=lambda file: file.stat().st_mtime_ns).parent
     raise ConfigError(
         f"no run at {path}: looked for {path / METRICS_FILE} and {path / '*' / METRICS_FILE}{_newest(path)}"
     )

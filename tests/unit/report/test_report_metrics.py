@@ -1,6 +1,7 @@
 """Reading ``metrics.jsonl``: what a crash, a resume or a wrong path does to it."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,12 @@ def test_an_invalid_line_in_the_middle_is_named(tmp_path: Path, bad: bytes, end:
 
 
 def test_the_folder_of_a_name_means_its_newest_run(tmp_path: Path) -> None:
+    write_run(tmp_path / "mnist" / "a-name-of-the-users", LINES[:1])
     write_run(tmp_path / "mnist" / "20250102-000000-b", LINES)
     write_run(tmp_path / "mnist" / "20250101-000000-a", LINES[:1])
     (tmp_path / "mnist" / "20250103-000000-c").mkdir()
+    for age, name in enumerate(("20250102-000000-b", "20250101-000000-a", "a-name-of-the-users")):
+        os.utime(tmp_path / "mnist" / name / "metrics.jsonl", (1e9 - age, 1e9 - age))
     assert find_run(tmp_path / "mnist").name == "20250102-000000-b"
     assert find_run(tmp_path / "mnist" / "20250101-000000-a" / "metrics.jsonl").name == "20250101-000000-a"
     assert read_metrics(tmp_path / "mnist") == LINES
