@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 
 from distmlp.errors import ConfigError
+from distmlp.runtime import speaks_for_all
 
 VERBS = {
     "train": "train a network; writes a run folder",
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except ConfigError as error:
-        if os.environ.get("RANK", "0") == "0":
+        if speaks_for_all():
             print(f"distmlp: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
 

@@ -195,6 +195,8 @@ def load_frozen(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict) or not isinstance(values.get("run"), dict):
         raise ConfigError(f"{path} is not the frozen configuration of a run: it has no section `run`")
+    if "${" in str(values):
+        raise ConfigError(f"{path} holds an interpolation ${{…}}: a frozen configuration has plain values only")
     plain = {str(key): value for key, value in values.items()}
     plain["run"] = {**plain["run"], "id": None}
     plain["allow_targets"] = []

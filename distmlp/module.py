@@ -159,25 +159,24 @@ class TrainingModule(lightning.LightningModule):
 
     def _accumulate_gradients(self, share: Any, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the loss over the global batch; returns this rank's part of that loss, and scores."""
-        device, held = self.device, len(share.targets)
-        inputs = share.inputs.to(device, non_blocking=True)
-        targets = share.targets.to(device, non_blocking=True)
+        held = len(share)
         size = self.micro_batch_size or held
         if size >= held:
-            return self._micro_batch(inputs, targets, share.num_samples / share.global_num_samples, True, is_logged)
-        total, scores = torch.zeros((), device=device), dict[str, Tensor]()
+            return self._micro_batch(share.tensors(), share.num_samples / share.global_num_samples, True, is_logged)
+        total, scores = torch.zeros((), device=self.device), dict[str, Tensor]()
         for start in range(0, held, size):
             part = slice(start, min(start + size, held))
             weight = min(part.stop - start, share.num_samples) / share.global_num_samples
-            loss, score = self._micro_batch(inputs[part], targets[part], weight, part.stop == held, is_logged)
+            loss, score = self._micro_batch(share.tensors(part), weight, part.stop == held, is_logged)
             total += loss
             scores = {name: scores.get(name, 0.0) + value for name, value in score.items()}
         return total, scores
 
     def _micro_batch(
-        self, inputs: Tensor, targets: Tensor, weight: float, is_last: bool, is_logged: bool
+        self, batch: tuple[Tensor, Tensor], weight: float, is_last: bool, is_logged: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds the gradients of one micro-batch, whose mean loss counts ``weight`` in the global batch's."""
+        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
         outputs = self.network(inputs)
         loss = self.task.loss(outputs, targets)
         if weight != 1.0:
@@ -225,7 +224,7 @@ class TrainingModule(lightning.LightningModule):
                 time=time.time(),
                 lr=self.base_rates[0] * factor,
                 values=values,
-                sample_ids=share.sample_ids,
+                sample_ids=share.sample_ids(),
             )
         )
 

@@ -14,6 +14,11 @@ from distmlp.errors import ConfigError
 TORCHRUN_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
+def speaks_for_all(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is the one that tells the user of a mistake that all ranks find."""
+    return environment.get("RANK", "0") == "0"
+
+
 @dataclass(frozen=True)
 class World:
     """This process among all processes of the run."""

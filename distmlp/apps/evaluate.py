@@ -40,12 +40,11 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     config = compose(overrides, folder / "config.yaml").config
 
     from distmlp import build
-    from distmlp.checkpoint.weights import load_into, newest_checkpoint, read_weights
+    from distmlp.checkpoint.weights import load_into, read_newest, read_weights
 
     quiet_lightning()
     build.device_type(config.trainer.accelerator)
-    checkpoint = newest_checkpoint(folder) if folder == place else place
-    weights, state = read_weights(checkpoint)
+    checkpoint, weights, state = read_newest(folder) if folder == place else (place, *read_weights(place))
     data = build.build_data(config)
     network = build.build_network(config, data)
     load_into(network, weights, checkpoint)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distmlp.errors import ConfigError
+from distmlp.log import log
 
 FORMAT = "distmlp-weights-1"
 WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
@@ -83,12 +84,30 @@ def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ConfigError(f"{checkpoint} is not a sound checkpoint: its contents cannot be read") from None
 
 
-def newest_checkpoint(run_folder: Path) -> Path:
-    """The checkpoint with the highest step in a run folder."""
+def checkpoints_of(run_folder: Path) -> list[Path]:
+    """The checkpoints in a run folder, newest first.
+
+    Raises:
+        ConfigError: there is none.
+    """
     found = sorted((run_folder / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name))
     if not found:
         raise ConfigError(f"{run_folder} holds no checkpoint: training writes one at its end")
-    return found[-1]
+    return found[::-1]
+
+
+def read_newest(run_folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """Path, weights and state of the newest sound checkpoint; a damaged one is named in a warning and passed over.
+
+    Raises:
+        ConfigError: there is none, or none is sound.
+    """
+    for checkpoint in checkpoints_of(run_folder):
+        try:
+            return checkpoint, *read_weights(checkpoint)
+        except ConfigError as error:
+            log.warning("%s; trying the one before", error)
+    raise ConfigError(f"{run_folder} holds no sound checkpoint")
 
 
 def load_into(network: torch.nn.Module, weights: dict[str, Tensor], source: Path) -> None:

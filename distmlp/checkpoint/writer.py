@@ -20,7 +20,7 @@ class WeightsWriter(lightning.Callback):
     def __init__(self, checkpoints: Path, every_steps: int | None) -> None:
         self.checkpoints = checkpoints
         self.every_steps = every_steps
-        self.written: Path | None = None
+        self.written_step: int | None = None
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         if self.every_steps is not None and pl_module.position.step % self.every_steps == 0:
@@ -30,11 +30,12 @@ class WeightsWriter(lightning.Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if not trainer.is_global_zero:
-            return
         position = pl_module.position
+        if not trainer.is_global_zero or position.step == self.written_step:
+            return
         state = {"step": position.step, "epoch": position.epoch, "samples": position.samples}
         try:
-            self.written = write_weights(self.checkpoints, position.step, pl_module.network.state_dict(), state)
+            write_weights(self.checkpoints, position.step, pl_module.network.state_dict(), state)
+            self.written_step = position.step
         except OSError as error:
             log.warning("the checkpoint of step %d was not written: %s", position.step, error.strerror)

@@ -16,18 +16,31 @@ POSITIONS_AT_ONCE = 4096
 
 @dataclass(slots=True)
 class Share:
-    """One rank's share of one global batch. ``inputs`` (n, …) and ``targets`` (n, …) with n = ``num_samples`` or 1.
+    """One rank's share of one global batch: ``positions`` in a split, gathered when they are asked for.
 
-    A rank whose share is empty (fewer samples than ranks at the end of an epoch) gets one sample and ``num_samples`` 0,
-    so that it takes part in the collectives with weight 0.
+    Gathered by the step itself, a batch's memory is free again before the next one needs it, and stays in the cache.
+
+    A rank whose share is empty (fewer samples than ranks at the end of an epoch) holds one position and
+    ``num_samples`` 0, so that it takes part in the collectives with weight 0.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    split: Split
+    positions: Tensor
     num_samples: int
     global_num_samples: int
-    sample_ids: Tensor | None
+    global_positions: Tensor | None
     is_last: bool
+
+    def __len__(self) -> int:
+        return self.positions.shape[0]
+
+    def tensors(self, part: slice | None = None) -> tuple[Tensor, Tensor]:
+        """Inputs (n, *input_shape) and targets (n, …) of the share, or of a ``part`` of it."""
+        return self.split.batch(self.positions if part is None else self.positions[part])
+
+    def sample_ids(self) -> Tensor | None:
+        """Ids of the whole global batch, int64, where the loader was asked for them."""
+        return None if self.global_positions is None else self.split.sample_ids(self.global_positions)
 
 
 class EpochOrder:
@@ -82,9 +95,7 @@ class TrainLoader:
     def _share(self, batch: Tensor, is_last: bool) -> Share:
         first, after = share_bounds(len(batch), self.rank, self.world_size)
         mine = batch[first:after] if after > first else batch[:1]
-        inputs, targets = self.split.batch(mine)
-        ids = self.split.sample_ids(batch) if self.with_sample_ids else None
-        return Share(inputs, targets, after - first, len(batch), ids, is_last)
+        return Share(self.split, mine, after - first, len(batch), batch if self.with_sample_ids else None, is_last)
 
 
 class EvaluationLoader:

@@ -242,7 +242,7 @@ def test_a_file_cannot_hide_a_target_in_what_is_resolved_later(freeze: Callable[
     for hidden in (r'\${oc.create:"{_target_: os.getcwd}"}', '${oc.create:"{_target_: os.getcwd}"}'):
         values = compose(words).values
         values["model"]["_args_"] = [hidden]
-        with pytest.raises(ConfigError, match=r"model holds \$\{…\}|_target_=os\.getcwd is code outside"):
+        with pytest.raises(ConfigError, match="holds an interpolation"):
             compose(["allow_targets=[torch]"], freeze(yaml.safe_dump(values)))
 
 

@@ -62,7 +62,7 @@ def loaders(num_samples: int, size: int, world_size: int, *, seed: int = 0, epoc
 
 def rows_of(share: Share) -> list[int]:
     """The rows that count; a rank without any holds one of weight 0."""
-    return [int(row) for row in share.inputs[: share.num_samples, 0]]
+    return [int(row) for row in share.tensors()[0][: share.num_samples, 0]]
 
 
 def global_batches(num_samples: int, size: int, world_size: int, **order: int) -> list[list[int]]:
@@ -96,16 +96,19 @@ def test_a_share_says_how_many_samples_count_and_the_whole_batch_s_ids(
         assert {share.is_last for share in shares} == {step == num_steps - 1}
         ids = {row + 1000 for share in shares for row in rows_of(share)}
         for share in shares:
-            assert len(share.inputs) == len(share.targets) == max(share.num_samples, 1)
-            assert torch.equal(share.targets, share.inputs[:, 0].long() % 10)
-            assert share.sample_ids is not None
-            assert set(share.sample_ids.tolist()) == ids
+            inputs, targets = share.tensors()
+            assert len(share) == len(inputs) == len(targets) == max(share.num_samples, 1)
+            assert torch.equal(targets, inputs[:, 0].long() % 10)
+            assert torch.equal(share.tensors(slice(0, 1))[0], inputs[:1])
+            sample_ids = share.sample_ids()
+            assert sample_ids is not None
+            assert set(sample_ids.tolist()) == ids
 
 
 def test_a_rank_without_a_sample_still_takes_part() -> None:
     last = [list(loader)[-1] for loader in loaders(13, 4, 4)]
     assert [share.num_samples for share in last] == [0, 0, 0, 1]
-    assert all(share.inputs.shape == (1, 1) for share in last)
+    assert all(share.tensors()[0].shape == (1, 1) for share in last)
 
 
 def test_epochs_and_seeds_differ_and_come_back() -> None:
@@ -121,7 +124,7 @@ def test_epochs_and_seeds_differ_and_come_back() -> None:
 
 def test_ids_are_collected_only_where_they_are_asked_for() -> None:
     (share,) = TrainLoader(Rows(3), global_batch_size=3, seed=0)
-    assert share.sample_ids is None
+    assert share.sample_ids() is None
 
 
 @pytest.mark.parametrize("size", [1, 64, 100, 5000])

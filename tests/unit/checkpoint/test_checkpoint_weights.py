@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -16,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from distmlp.checkpoint.weights import load_into, newest_checkpoint, read_weights, write_weights
+from distmlp.checkpoint.weights import checkpoints_of, load_into, read_newest, read_weights, write_weights
 from distmlp.errors import ConfigError
 
 FILES = ("model.safetensors", "state.json", "manifest.json")
@@ -171,10 +172,10 @@ def test_what_a_killed_write_left_is_no_checkpoint_and_is_replaced(tmp_path: Pat
     left.mkdir()
     (left / "model.safetensors").write_bytes(b"half of")
     (left / "more").write_text("")
-    assert newest_checkpoint(tmp_path).name == "step-00000042"
+    assert checkpoints_of(tmp_path)[0].name == "step-00000042"
     written = write_weights(checkpoints, 43, some_weights(), {"step": 43})
     assert not left.exists()
-    assert newest_checkpoint(tmp_path) == written
+    assert checkpoints_of(tmp_path)[0] == written
     assert sorted(path.name for path in written.iterdir()) == sorted(FILES)
 
 
@@ -228,10 +229,10 @@ def test_a_full_disk_leaves_nothing_of_the_new_and_all_of_the_old(
 def test_the_newest_is_the_one_of_the_highest_step(tmp_path: Path) -> None:
     for step in (9, 100, 99_999_999, 100_000_000, 20):
         write_weights(tmp_path / "checkpoints", step, {"a": torch.zeros(1)}, {"step": step})
-    assert newest_checkpoint(tmp_path).name == "step-100000000"
+    assert checkpoints_of(tmp_path)[0].name == "step-100000000"
     shutil.rmtree(tmp_path / "checkpoints")
     with pytest.raises(ConfigError, match=r"holds no checkpoint: training writes one at its end$"):
-        newest_checkpoint(tmp_path)
+        checkpoints_of(tmp_path)
 
 
 # Into a network
@@ -266,3 +267,19 @@ def test_what_differs_is_named_and_nothing_is_changed() -> None:
         with pytest.raises(ConfigError, match=message):
             load_into(target, given, Path("somewhere"))
         assert all(torch.equal(before[name], tensor) for name, tensor in target.state_dict().items())
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("distmlp"), "propagate", True)
+    older = write_weights(tmp_path / "checkpoints", 1, {"w": torch.ones(2)}, {"step": 1})
+    newer = write_weights(tmp_path / "checkpoints", 2, {"w": torch.zeros(2)}, {"step": 2})
+    assert read_newest(tmp_path)[0] == newer
+    (newer / "model.safetensors").write_bytes(b"torn")
+    found, weights, state = read_newest(tmp_path)
+    assert (found, state["step"], weights["w"].sum()) == (older, 1, 2)
+    assert f"{newer / 'model.safetensors'} is damaged" in caplog.text
+    (older / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="holds no sound checkpoint"):
+        read_newest(tmp_path)
