@@ -18,7 +18,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lightning
@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from distmlp.build import build_data, build_module, build_network, build_run, train_loader
 from distmlp.compose import Composed, compose
@@ -44,6 +44,22 @@ EPOCHS = 3  # the first is warm-up and is not counted
 def network() -> nn.Sequential:
     """The document's 784-128-10 perceptron."""
     return nn.Sequential(nn.Linear(784, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+class SameOrder(Sampler[int]):
+    """distmlp's order of samples for a DataLoader, epoch after epoch: every program takes the same batches."""
+
+    def __init__(self, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        order = permuted(np.arange(self.num_samples), self.num_samples, 0, self.epoch)
+        self.epoch += 1
+        return iter(order.tolist())
 
 
 class Clock:
@@ -78,7 +94,8 @@ def document_loop(inputs: torch.Tensor, targets: torch.Tensor, batch: int) -> fl
     """The document's loop: DataLoader sample by sample, running loss on the host."""
     net, clock = network(), Clock()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    loader: DataLoader[tuple[torch.Tensor, ...]] = DataLoader(TensorDataset(inputs, targets), batch, shuffle=True)
+    dataset = TensorDataset(inputs, targets)
+    loader: DataLoader[tuple[torch.Tensor, ...]] = DataLoader(dataset, batch, sampler=SameOrder(len(targets)))
     for _ in range(EPOCHS):
         clock.mark()
         running = 0.0
@@ -135,7 +152,7 @@ def stock_lightning(inputs: torch.Tensor, targets: torch.Tensor, batch: int) -> 
             enable_checkpointing=False,
             enable_model_summary=False,
         )
-        trainer.fit(StockModule(), DataLoader(dataset, batch, shuffle=True))
+        trainer.fit(StockModule(), DataLoader(dataset, batch, sampler=SameOrder(len(targets))))
     return marks.clock.seconds()
 
 
