@@ -141,7 +141,6 @@ class TrainingModule(lightning.LightningModule):
         optimizer.optimizer.zero_grad(set_to_none=True)
         loss, score = self._accumulate_gradients(share, is_logged)
         self._apply_gradients(optimizer)
-        torch.clear_autocast_cache()  # it holds casts of the weights as they were before this step
         position.step += 1
         position.samples += share.global_num_samples
         position.loss_sum.add_(loss, alpha=share.global_num_samples)

@@ -233,6 +233,7 @@ class Tracking(Section):
 
 
 class Run(Section):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
     root: str = Field("runs", description="folder that holds all runs")
     name: FolderName | None = Field(None, description="the run's name; null: data and model")
     id: FolderName | None = Field(None, description="the run's id; null: made by the launcher")
