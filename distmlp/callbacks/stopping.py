@@ -72,10 +72,10 @@ class Stopping(lightning.Callback):
             self._stop_if_wished(trainer, position.step)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if trainer.sanity_checking or not pl_module.position.loss_samples or trainer.state.fn != "fit":
-            return
+        if self.loss_threshold is None or not pl_module.position.loss_samples:
+            return  # the mean costs an exchange between ranks: only who set a threshold pays it
         loss = pl_module.mean_training_loss()
-        if self.loss_threshold is not None and loss <= self.loss_threshold:
+        if loss <= self.loss_threshold:
             self._stop(trainer, f"trainer.loss_threshold={self.loss_threshold} reached with a mean loss of {loss:.4g}")
 
     def _stop_if_wished(self, trainer: lightning.Trainer, step: int) -> None:

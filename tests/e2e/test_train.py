@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -134,9 +135,9 @@ def test_a_killed_run_leaves_whole_files(process_environment: dict[str, str], me
     assert not (folder / "summary.json").exists()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(("ranks", "told"), [(1, "all"), (2, "all"), (2, "last")])
 def test_a_signal_ends_a_run_after_its_step(
-    ranks: int, process_environment: dict[str, str], metrics: Any, tmp_path: Path
+    ranks: int, told: str, process_environment: dict[str, str], metrics: Any, tmp_path: Path
 ):
     words = ["train", "trainer.max_epochs=100000", "tracking=none", "run.id=stopped"]
     torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"] if ranks == 2 else []
@@ -152,12 +153,17 @@ def test_a_signal_ends_a_run_after_its_step(
                 assert time.monotonic() < end
                 assert process.poll() is None
                 time.sleep(0.1)
-            process.send_signal(signal.SIGINT if ranks == 1 else signal.SIGTERM)
+            if told == "last":
+                # The other rank learns of it from this one, and neither goes on to the test alone.
+                (worker,) = [p for p in psutil.Process(process.pid).children() if p.environ().get("RANK") == "1"]
+                worker.send_signal(signal.SIGTERM)
+            else:
+                process.send_signal(signal.SIGINT if ranks == 1 else signal.SIGTERM)
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 3 if ranks == 1 else process.returncode != 0, err
-    assert "stopped by SIG" in out
+    assert ("stopped by a signal to another rank" if told == "last" else "stopped by SIG") in out
     assert "Traceback" not in err.replace("SignalException", "") or ranks == 2  # torchrun's own agent prints one
     summary = json.loads((folder / "summary.json").read_text())
     (checkpoint,) = (folder / "checkpoints").iterdir()
