@@ -15,6 +15,9 @@ LOADERS = {
     "arrays": ("arrays", "load_arrays"),
     "table": ("table", "load_table"),
     "synthetic": ("synthetic", "load_synthetic"),
+    "text": ("text", "load_text"),
+    "tokens": ("tokens", "load_tokens"),
+    "synthetic_tokens": ("synthetic_tokens", "load_synthetic_tokens"),
 }
 
 
@@ -38,8 +41,10 @@ def _resolve_paths(name: str, arguments: dict[str, Any], folder: str | None) -> 
     """Makes the paths among ``arguments`` relative to data.dir."""
     if folder is None:
         return
-    paths = [key for key in ("inputs", "targets", "path") if arguments.get(key) is not None]
+    paths = [key for key in ("inputs", "targets", "path", "validation_path") if arguments.get(key) is not None]
     if not paths:
         raise ConfigError(f"data={name} reads no files: leave data.dir unset")
+    if str(arguments.get("tokenizer")).endswith(".json"):
+        paths.append("tokenizer")
     for key in paths:
         arguments[key] = str(Path(folder, arguments[key]))

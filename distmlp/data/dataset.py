@@ -2,17 +2,19 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from distmlp.data.vocabulary import Vocabulary
 from distmlp.errors import ConfigError
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "next_token", "masked_token"]
 SPLITS = ("train", "validation", "test")
+IGNORED = -100  # a target that no loss counts: padding, and tokens that were not masked
 
 
 class Split(Protocol):
@@ -26,6 +28,19 @@ class Split(Protocol):
 
     def sample_ids(self, positions: Tensor) -> Tensor:
         """Ids, int64, (len(positions),)."""
+        ...
+
+
+@runtime_checkable
+class TokenSplit(Split, Protocol):
+    """Sequences of tokens: inputs (n, T) int64 and targets (n, T) int64, of which the `IGNORED` count for nothing."""
+
+    def in_epoch(self, epoch: int) -> "TokenSplit":
+        """The split as training sees it in that epoch; what is random in it is a function of (seed, epoch, sample)."""
+        ...
+
+    def num_targets(self, positions: Tensor) -> Tensor:
+        """Targets that count, int64, (len(positions),), known without reading a token."""
         ...
 
 
@@ -51,8 +66,9 @@ class TensorSplit:
 class DataSet:
     """Three splits and what the network and the run folder need to know of them.
 
-    ``num_outputs`` is the number of classes, or of target columns. ``fingerprint`` is a hash of the content
-    (not of paths or dates). ``notes`` are lines that the user should read.
+    ``num_outputs`` is the number of classes, of target columns, or of tokens, which then have a ``vocabulary``. The
+    test split may be empty. ``fingerprint`` is a hash of the content (not of paths or dates). ``notes`` are lines that
+    the user should read.
     """
 
     name: str
@@ -64,6 +80,7 @@ class DataSet:
     test: Split
     fingerprint: str
     notes: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
 
     def split(self, name: str) -> Split:
         """The split called ``train``, ``validation`` or ``test``."""

@@ -1,13 +1,13 @@
 """Batches for one rank: each global batch is cut into the ranks' shares, in the order that `order.py` defines."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distmlp.data.dataset import Split
+from distmlp.data.dataset import Split, TokenSplit
 from distmlp.data.order import permuted
 
 # Positions are mapped to samples for about so many at a time: cheap per batch, and constant memory for any set.
@@ -28,6 +28,8 @@ class Share:
     positions: Tensor
     num_samples: int
     global_num_samples: int
+    count_targets: Callable[[Tensor], int]
+    global_num_targets: int
     global_positions: Tensor | None
     is_last: bool
 
@@ -37,6 +39,16 @@ class Share:
     def tensors(self, part: slice | None = None) -> tuple[Tensor, Tensor]:
         """Inputs (n, *input_shape) and targets (n, …) of the share, or of a ``part`` of it."""
         return self.split.batch(self.positions if part is None else self.positions[part])
+
+    def weight(self, part: slice | None = None) -> float:
+        """What the mean loss of the share, or of a ``part`` of it, counts in the mean over the global batch's targets.
+
+        Known before anything is gathered, and without asking other ranks, also where samples differ in targets.
+        """
+        if self.num_samples == 0:
+            return 0.0
+        positions = self.positions if part is None else self.positions[part]
+        return self.count_targets(positions) / max(1, self.global_num_targets)
 
     def sample_ids(self) -> Tensor | None:
         """Ids of the whole global batch, int64, where the loader was asked for them."""
@@ -85,17 +97,20 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Share]:
         num_samples, size = len(self.split), self.global_batch_size
+        split = self.split.in_epoch(self.sampler.epoch) if isinstance(self.split, TokenSplit) else self.split
+        count = target_counter(split)
         block = max(1, POSITIONS_AT_ONCE // size) * size
         for block_start in range(0, num_samples, block):
             samples = self.sampler.positions(block_start, min(block_start + block, num_samples))
             for start in range(0, len(samples), size):
                 batch = samples[start : start + size]
-                yield self._share(batch, is_last=block_start + start + size >= num_samples)
+                yield self._share(split, count, batch, is_last=block_start + start + size >= num_samples)
 
-    def _share(self, batch: Tensor, is_last: bool) -> Share:
+    def _share(self, split: Split, count: Callable[[Tensor], int], batch: Tensor, is_last: bool) -> Share:
         first, after = share_bounds(len(batch), self.rank, self.world_size)
         mine = batch[first:after] if after > first else batch[:1]
-        return Share(self.split, mine, after - first, len(batch), batch if self.with_sample_ids else None, is_last)
+        ids = batch if self.with_sample_ids else None
+        return Share(split, mine, after - first, len(batch), count, count(batch), ids, is_last)
 
 
 class EvaluationLoader:
@@ -112,6 +127,13 @@ class EvaluationLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(self.first, self.after, self.batch_size):
             yield self.split.batch(torch.arange(start, min(start + self.batch_size, self.after)))
+
+
+def target_counter(split: Split) -> Callable[[Tensor], int]:
+    """Counts the targets of the samples at given positions: one a sample, unless samples are sequences."""
+    if not isinstance(split, TokenSplit):
+        return len
+    return lambda positions: int(split.num_targets(positions).sum())
 
 
 def share_bounds(num_samples: int, rank: int, world_size: int) -> tuple[int, int]:

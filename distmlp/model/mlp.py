@@ -1,22 +1,14 @@
 """The multi-layer perceptron ``y = f(xW + b)``, layer by layer, as a plain module that knows nothing of parallelism."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from distmlp.errors import ConfigError, did_you_mean
+from distmlp.errors import ConfigError
+from distmlp.model.activations import ACTIVATIONS, check_activation, check_choice
 
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "leaky_relu": nn.LeakyReLU,
-    "identity": nn.Identity,
-}
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": nn.Identity,
     "layer": nn.LayerNorm,
@@ -73,30 +65,31 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         _check_widths(input_shape, num_outputs, hidden)
-        _check_choice("model.activation", activation, ACTIVATIONS)
-        _check_choice("model.norm", norm, NORMS)
-        _check_choice("model.init", init, INITS)
+        check_activation(activation)
+        check_choice("model.norm", norm, NORMS)
+        check_choice("model.init", init, INITS)
         if not 0.0 <= dropout < 1.0:
             raise ConfigError(f"model.dropout={dropout} must be at least 0 and less than 1")
         self.num_inputs = math.prod(input_shape)
-        layers: list[nn.Module] = []
+        self.blocks = nn.ModuleList()
         width = self.num_inputs
         for next_width in hidden:
-            block = _block(width, next_width, activation, norm, dropout)
-            # Blocks without a skip lie flat in the one Sequential: a plain network runs no nested modules.
-            layers.extend([ResidualBlock(*block)] if residual and width == next_width else block)
+            kind = ResidualBlock if residual and width == next_width else nn.Sequential
+            self.blocks.append(kind(*_hidden_layer(width, next_width, activation, norm, dropout)))
             width = next_width
-        layers.append(nn.Linear(width, num_outputs))
-        self.layers = nn.Sequential(*layers)
-        _initialise(self.layers, init, zero_bias)
+        self.output = nn.Linear(width, num_outputs)
+        _initialise(self, init, zero_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, *input_shape) → logits (N, num_outputs)."""
-        logits: Tensor = self.layers(x.reshape(x.shape[0], self.num_inputs))
+        x = x.reshape(x.shape[0], self.num_inputs)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.output(x)
         return logits
 
 
-def _block(num_inputs: int, num_outputs: int, activation: str, norm: str, dropout: float) -> list[nn.Module]:
+def _hidden_layer(num_inputs: int, num_outputs: int, activation: str, norm: str, dropout: float) -> list[nn.Module]:
     modules = [nn.Linear(num_inputs, num_outputs), NORMS[norm](num_outputs), ACTIVATIONS[activation]()]
     if dropout > 0.0:
         modules.append(nn.Dropout(dropout))
@@ -123,9 +116,3 @@ def _check_widths(input_shape: Sequence[int], num_outputs: int, hidden: Sequence
         for width in widths:
             if not isinstance(width, int) or width < 1:
                 raise ConfigError(f"{key}={list(widths)}: {width} must be a whole number of at least 1")
-
-
-def _check_choice(key: str, value: str, choices: Iterable[str]) -> None:
-    valid = list(choices)
-    if value not in valid:
-        raise ConfigError(f"{key}={value} is unknown{did_you_mean(value, valid)} (valid: {', '.join(valid)})")

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from distmlp.errors import ConfigError
-from distmlp.model.mlp import ACTIVATIONS, MLP, NORMS
+from distmlp.model.activations import ACTIVATIONS
+from distmlp.model.mlp import MLP, NORMS
 
 
 def make(**settings: Any) -> MLP:
@@ -33,22 +34,25 @@ def test_weights_and_logits_equal_a_hand_written_sequential_bit_for_bit() -> Non
     assert torch.equal(torch.get_rng_state(), state_after)  # no draw beside nn.Linear's own
 
 
-def test_plain_network_is_one_flat_sequential() -> None:
-    assert [type(m) for m in make(hidden=(8, 4)).modules()] == [
-        MLP,
-        nn.Sequential,
-        nn.Linear,
-        nn.ReLU,
-        nn.Linear,
-        nn.ReLU,
-        nn.Linear,
+def test_each_hidden_layer_is_a_block_and_a_plain_one_runs_nothing_but_its_two_modules() -> None:
+    network = make(hidden=(8, 4))
+    called: list[type[nn.Module]] = []
+    for module in network.modules():
+        module.register_forward_hook(lambda module, *_: called.append(type(module)))
+    network(torch.rand(2, 6))
+    assert called == [*2 * [nn.Linear, nn.ReLU, nn.Sequential], nn.Linear, MLP]
+    assert list(network.state_dict()) == [
+        *("blocks.0.0.weight", "blocks.0.0.bias", "blocks.1.0.weight", "blocks.1.0.bias"),
+        *("output.weight", "output.bias"),
     ]
 
 
 def test_layer_order_is_linear_norm_activation_dropout() -> None:
     network = make(hidden=[8], norm="rms", activation="gelu", dropout=0.25)
-    assert [type(m) for m in network.layers] == [nn.Linear, nn.RMSNorm, nn.GELU, nn.Dropout, nn.Linear]
-    assert network.layers[3].p == 0.25
+    (layer,) = network.blocks
+    assert isinstance(layer, nn.Sequential)
+    assert [type(m) for m in layer] == [nn.Linear, nn.RMSNorm, nn.GELU, nn.Dropout]
+    assert layer[3].p == 0.25
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -121,7 +125,9 @@ def test_every_parameter_learns(norm: str) -> None:
 
 
 def test_no_hidden_layer_scalar_samples_and_an_empty_batch() -> None:
-    assert [type(m) for m in make(hidden=()).layers] == [nn.Linear]
+    linear = make(hidden=())
+    x = torch.randn(4, 6)
+    assert torch.equal(linear(x), nn.functional.linear(x, linear.output.weight, linear.output.bias))
     assert make(input_shape=())(torch.randn(4)).shape == (4, 3)
     assert make(input_shape=(2, 3))(torch.randn(0, 2, 3)).shape == (0, 3)
 

@@ -1,0 +1,50 @@
+"""Keys of the groups that say how a run goes: strategy, precision, trainer, checkpoint, tracking, and `run` itself."""
+
+from datetime import timedelta
+from typing import Literal
+
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
+
+from distmlp.schema.base import Auto, FolderName, Section
+
+
+class Strategy(Section):
+    name: Literal["auto", "single", "ddp"] = Field(description="how the run is spread: single, ddp, or auto")
+
+
+class Precision(Section):
+    name: Literal["fp32", "bf16_mixed"] = Field(description="fp32, or bf16_mixed (bfloat16 with 32-bit weights)")
+
+
+class Trainer(Section):
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = Field("auto", description="what to train on")
+    nodes: PositiveInt | Auto = Field("auto", description="machines; checked against the launcher")
+    devices: PositiveInt | Auto = Field("auto", description="processes a machine; checked against the launcher")
+    max_epochs: PositiveInt | None = Field(30, description="ends after so many passes over the training split")
+    max_steps: PositiveInt | None = Field(None, description="ends after so many optimizer steps")
+    max_samples: PositiveInt | None = Field(None, description="ends once so many samples were seen")
+    max_time: timedelta | None = Field(None, description="ends after HH:MM:SS, or seconds")
+    loss_threshold: PositiveFloat | None = Field(None, description="ends once an epoch's mean training loss is below")
+    micro_batch_size: PositiveInt | None = Field(None, description="samples a device holds at once; null: its share")
+    log_every_steps: PositiveInt = Field(10, description="steps between two lines of metrics.jsonl")
+    validate_every_steps: PositiveInt | None = Field(None, description="also validates so often; null: each epoch")
+    gradient_clip_norm: PositiveFloat | None = Field(None, description="largest global gradient norm")
+    log_sample_ids: bool = Field(False, description="adds the ids of a logged step's samples to its line")
+    progress: bool = Field(True, description="shows progress")
+
+
+class Checkpoint(Section):
+    every_steps: PositiveInt | None = Field(None, description="also writes weights every so many steps")
+
+
+class Tracking(Section):
+    tensorboard: bool = Field(description="writes TensorBoard event files")
+    wandb: bool = Field(description="logs to Weights & Biases; offline when nobody is logged in")
+    wandb_project: str = Field("distmlp", description="project of the dashboard page")
+
+
+class Run(Section):
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    root: str = Field("runs", description="folder that holds all runs")
+    name: FolderName | None = Field(None, description="the run's name; null: data and model")
+    id: FolderName | None = Field(None, description="the run's id; null: made by the launcher")
