@@ -5,6 +5,7 @@ Torch is not imported here, so that help and mistakes are answered at once.
 
 import os
 import sys
+import textwrap
 from importlib import import_module
 
 from distmlp.errors import ConfigError
@@ -13,6 +14,7 @@ from distmlp.runtime import speaks_for_all
 VERBS = {
     "train": "train a network; writes a run folder",
     "evaluate": "measure a trained run or checkpoint on a split",
+    "generate": "continue a prompt with a trained gpt or rnn",
     "plot": "draw loss and accuracy curves of runs",
 }
 
@@ -23,7 +25,11 @@ examples:
   distmlp train model.hidden=[512,256] optimizer=momentum optimizer.lr=0.05 trainer.max_epochs=20
   distmlp train --cfg job optimizer=muon                 print the resolved configuration
   distmlp train --config runs/NAME/ID/config.yaml        repeat a run
+  distmlp train model=gpt data=text data.path=input.txt  a language model of characters
+  distmlp train --summary model=gpt2_124m data=synthetic_tokens
+                                                         layers, parameters, FLOPs and memory, without training
   distmlp evaluate runs/NAME/ID split=test
+  distmlp generate runs/NAME/ID prompt="Once upon"
   distmlp plot runs/NAME/ID runs/NAME/OTHER
   torchrun --standalone --nproc-per-node 4 -m distmlp train strategy=ddp
 `distmlp train --help` explains every key."""
@@ -34,9 +40,14 @@ def help_text() -> str:
     from distmlp.compose import GROUPS_IN_ORDER, choices
 
     verbs = [f"  {verb:<14}{meaning}" for verb, meaning in VERBS.items()]
-    groups = [f"  {group:<14}{', '.join(choices(group))}" for group in GROUPS_IN_ORDER if choices(group)]
+    groups = [_wrapped(group, ", ".join(choices(group))) for group in GROUPS_IN_ORDER if choices(group)]
     usage = "usage: distmlp <verb> [group=choice] [key=value]"
     return "\n".join([usage, "", "verbs:", *verbs, "", "groups and choices:", *groups, "", EXAMPLES])
+
+
+def _wrapped(name: str, text: str) -> str:
+    """A line of help, continued below where it is long."""
+    return textwrap.fill(text, 100, initial_indent=f"  {name:<14}", subsequent_indent=" " * 16)
 
 
 def main(arguments: list[str] | None = None) -> int:

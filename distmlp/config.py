@@ -1,56 +1,122 @@
-"""The whole configuration: what `schema.py` says of each group, and what must hold between groups.
+"""The whole configuration: what `schema/` says of each group, and what must hold between groups.
 
 `validate` turns the composed values into a `Config` or ends with one line: the wrong key and the nearest right one, the
 valid choices, or the two fields that disagree.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, Self, cast, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from distmlp import schema
 from distmlp.errors import ConfigError, did_you_mean
+from distmlp.schema import data, model, optimization
+from distmlp.schema.base import Section
+from distmlp.schema.data import TokenTask
+from distmlp.schema.run import Checkpoint, Precision, Run, Strategy, Tracking, Trainer
 
-Model = Annotated[schema.MLPModel | schema.CustomModel, Field(discriminator="name")]
+Model = Annotated[
+    model.MLPModel
+    | model.CNNModel
+    | model.ResNetModel
+    | model.RNNModel
+    | model.GPTModel
+    | model.BERTModel
+    | model.ViTModel
+    | model.CustomModel,
+    Field(discriminator="name"),
+]
 Data = Annotated[
-    schema.DigitsData
-    | schema.MNISTData
-    | schema.FashionMNISTData
-    | schema.ArraysData
-    | schema.TableData
-    | schema.SyntheticData,
+    data.DigitsData
+    | data.MNISTData
+    | data.FashionMNISTData
+    | data.ArraysData
+    | data.TableData
+    | data.SyntheticData
+    | data.TextData
+    | data.TokensData
+    | data.SyntheticTokensData,
     Field(discriminator="name"),
 ]
 Optimizer = Annotated[
-    schema.SGD | schema.Momentum | schema.Adam | schema.Adagrad | schema.RMSprop | schema.Muon | schema.Lion,
+    optimization.SGD
+    | optimization.Momentum
+    | optimization.Adam
+    | optimization.Adagrad
+    | optimization.RMSprop
+    | optimization.Muon
+    | optimization.Lion,
     Field(discriminator="name"),
 ]
 Scheduler = Annotated[
-    schema.ConstantScheduler
-    | schema.StepScheduler
-    | schema.DecayScheduler
-    | schema.WSDScheduler
-    | schema.OneCycleScheduler,
+    optimization.ConstantScheduler
+    | optimization.StepScheduler
+    | optimization.DecayScheduler
+    | optimization.WSDScheduler
+    | optimization.OneCycleScheduler,
     Field(discriminator="name"),
 ]
 
 
-class Config(schema.Section):
+TOKEN_MODELS = ("gpt", "bert", "rnn")
+
+
+class Config(Section):
     """One run, validated. See the README for how groups and keys are chosen."""
 
     seed: int = Field(0, ge=0, description="seed of weights, sample order and dropout")
     allow_targets: list[str] = Field([], description="packages that a `_target_` may name; from the command line only")
-    run: schema.Run
+    run: Run
     model: Model
     data: Data
     optimizer: Optimizer
     scheduler: Scheduler
-    strategy: schema.Strategy
-    precision: schema.Precision
-    trainer: schema.Trainer
-    checkpoint: schema.Checkpoint
-    tracking: schema.Tracking
+    strategy: Strategy
+    precision: Precision
+    trainer: Trainer
+    checkpoint: Checkpoint
+    tracking: Tracking
+
+    @property
+    def token_task(self) -> TokenTask:
+        """What token data ask of this model: `data.task`, or what the model is made for."""
+        task = getattr(self.data, "task", "auto")
+        if task in ("next_token", "masked_token"):
+            return cast(TokenTask, task)
+        reads_both_ways = self.model.name == "bert" or getattr(self.model, "bidirectional", False)
+        return "masked_token" if reads_both_ways else "next_token"
+
+    @model_validator(mode="after")
+    def _model_fits_data(self) -> Self:
+        name, kind = self.model.name, self.data.name
+        if name == "custom":
+            return self
+        is_token_data = isinstance(self.data, data.TokenData)
+        if is_token_data and name not in TOKEN_MODELS:
+            raise ValueError(f"model={name} takes numbers and data={kind} gives tokens: use {_either(TOKEN_MODELS)}")
+        if not is_token_data and name in TOKEN_MODELS and name != "rnn":
+            raise ValueError(
+                f"model={name} takes tokens and data={kind} gives none: use data=text data.path=FILE, data=tokens, or "
+                "data=synthetic_tokens"
+            )
+        if is_token_data:
+            self._check_token_task()
+        return self
+
+    def _check_token_task(self) -> None:
+        reads_both_ways = self.model.name == "bert" or getattr(self.model, "bidirectional", False)
+        task, length = self.token_task, getattr(self.data, "sequence_length", 0)
+        if task == "next_token" and reads_both_ways:
+            what = "model=bert" if self.model.name == "bert" else "model.bidirectional=true"
+            raise ValueError(f"{what} sees the token it would predict: use data.task=masked_token")
+        if task == "masked_token" and self.model.name == "gpt":
+            raise ValueError("model=gpt sees only what comes before a masked token: use model=bert")
+        limit = getattr(self.model, "max_positions", None)
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"data.sequence_length={length} is longer than model.max_positions={limit}: shorten the sequences, or "
+                "give the model more positions"
+            )
 
     @model_validator(mode="after")
     def _micro_batch_fits_global_batch(self) -> Self:
@@ -89,6 +155,10 @@ class Config(schema.Section):
         ):  # Hydra would resolve it while it builds the network, into a target that was not checked
             raise ValueError("model holds ${…} after all was resolved: write the value itself")
         return self
+
+
+def _either(names: tuple[str, ...]) -> str:
+    return " or ".join(f"model={name}" for name in names)
 
 
 def targets_of(values: Any) -> Iterator[str]:

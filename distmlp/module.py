@@ -27,13 +27,13 @@ HOOK_INTERVAL_SECONDS = 0.05
 
 @dataclass(slots=True)
 class Position:
-    """How far the run is. ``loss_sum`` (scalar) and ``loss_samples``: training loss since the last validation."""
+    """How far the run is. ``loss_sum`` (scalar) and ``loss_targets``: training loss since the last validation."""
 
     step: int = 0
     epoch: int = 0
     samples: int = 0
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
-    loss_samples: int = 0
+    loss_targets: int = 0
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ class TrainingModule(lightning.LightningModule):
     """Trains ``network`` on a task.
 
     Args:
-        network: inputs (N, *input_shape) → outputs (N, num_outputs).
+        network: inputs (N, *input_shape) → outputs (N, num_outputs), or (N, T, vocabulary) for tokens.
         task: loss and metrics.
         optimizer: makes the optimizer from the network.
         schedule: multiplier of the base learning rate for optimizer step 0, 1, …
@@ -143,8 +143,8 @@ class TrainingModule(lightning.LightningModule):
         self._apply_gradients(optimizer)
         position.step += 1
         position.samples += share.global_num_samples
-        position.loss_sum.add_(loss, alpha=share.global_num_samples)
-        position.loss_samples += share.global_num_samples
+        position.loss_sum.add_(loss, alpha=share.global_num_targets)
+        position.loss_targets += share.global_num_targets
         if is_logged:
             self._log_step(loss, score, factor, share)
 
@@ -161,12 +161,11 @@ class TrainingModule(lightning.LightningModule):
         held = len(share)
         size = self.micro_batch_size or held
         if size >= held:
-            return self._micro_batch(share.tensors(), share.num_samples / share.global_num_samples, True, is_logged)
+            return self._micro_batch(share.tensors(), share.weight(), True, is_logged)
         total, scores = torch.zeros((), device=self.device), dict[str, Tensor]()
         for start in range(0, held, size):
             part = slice(start, min(start + size, held))
-            weight = min(part.stop - start, share.num_samples) / share.global_num_samples
-            loss, score = self._micro_batch(share.tensors(part), weight, part.stop == held, is_logged)
+            loss, score = self._micro_batch(share.tensors(part), share.weight(part), part.stop == held, is_logged)
             total += loss
             scores = {name: scores.get(name, 0.0) + value for name, value in score.items()}
         return total, scores
@@ -183,8 +182,7 @@ class TrainingModule(lightning.LightningModule):
         self._backward(loss, is_last)
         scores = {}
         if is_logged:
-            name, score = self.task.score(outputs.detach(), targets)
-            scores[name] = score * weight
+            scores[self.task.score_name] = self.task.score(outputs.detach(), targets) * weight
         return loss.detach(), scores
 
     def _backward(self, loss: Tensor, is_last: bool) -> None:
@@ -228,12 +226,12 @@ class TrainingModule(lightning.LightningModule):
         )
 
     def mean_training_loss(self) -> float:
-        """Mean loss over the samples since the last call, over all ranks. Waits for the device."""
+        """Mean loss over the targets since the last call, over all ranks. Waits for the device."""
         position = self.position
         total = self.trainer.strategy.reduce(position.loss_sum.clone(), reduce_op="sum")
-        mean = float(total) / max(1, position.loss_samples)
+        mean = float(total) / max(1, position.loss_targets)
         position.loss_sum.zero_()
-        position.loss_samples = 0
+        position.loss_targets = 0
         return mean
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -4,6 +4,7 @@ config.yaml         the frozen configuration
 environment.json    versions, devices, git commit, fingerprint of the data
 metrics.jsonl       one JSON object for each logged step: the truth, dashboards are views of it
 summary.json        final and best metrics, why training ended
+vocabulary.json     text ↔ token ids, of a run on tokens
 checkpoints/        step-00000042/ …
 logs/               rank-00000.log …
 """
@@ -22,6 +23,7 @@ from typing import Any
 from distmlp import __version__
 from distmlp.errors import ConfigError
 
+VOCABULARY = "vocabulary.json"
 PACKAGES = ("torch", "lightning", "deepspeed", "hydra-core", "wandb", "numpy", "scikit-learn")
 
 

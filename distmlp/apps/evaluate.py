@@ -1,15 +1,20 @@
 """`distmlp evaluate RUN|CHECKPOINT [split=test] [key=value]`: measures a trained network on a split."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from distmlp.apps.opened_run import read_checkpoint, run_folder_of
 from distmlp.compose import compose
 from distmlp.errors import ConfigError
 from distmlp.log import quiet_lightning
+from distmlp.run_folder import VOCABULARY
 from distmlp.runtime import World
+
+if TYPE_CHECKING:
+    from distmlp.data.dataset import DataSet
 
 USAGE = "usage: distmlp evaluate RUN|CHECKPOINT [split=train|validation|test] [key=value]"
 SPLITS = ("train", "validation", "test")
@@ -36,16 +41,19 @@ def run(arguments: list[str]) -> int:
 
 
 def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
-    folder = _run_folder_of(place)
+    folder = run_folder_of(place)
     config = compose(overrides, folder / "config.yaml").config
 
     from distmlp import build
-    from distmlp.checkpoint.weights import load_into, read_newest, read_weights
+    from distmlp.checkpoint.weights import load_into
 
     quiet_lightning()
     build.device_type(config.trainer.accelerator)
-    checkpoint, weights, state = read_newest(folder) if folder == place else (place, *read_weights(place))
+    checkpoint, weights, state = read_checkpoint(place, folder)
     data = build.build_data(config)
+    if not len(data.split(split)):
+        raise ConfigError(f"split={split} of data={config.data.name} is empty: use split=validation")
+    _check_vocabulary(folder, data)
     network = build.build_network(config, data)
     load_into(network, weights, checkpoint)
     world = World(0, 1, 0, 1)
@@ -56,12 +64,13 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     return 0
 
 
-def _run_folder_of(place: Path) -> Path:
-    """The run folder that ``place`` is, or lies in (a checkpoint is ``RUN/checkpoints/step-…``)."""
-    for folder in (place, place.parent.parent):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise ConfigError(f"{place} is neither a run folder nor a checkpoint inside one: config.yaml was not found")
+def _check_vocabulary(folder: Path, data: "DataSet") -> None:
+    """Ids of another vocabulary of the same size would be measured without a word, and mean nothing."""
+    from distmlp.data.vocabulary import Vocabulary
+
+    path = folder / VOCABULARY
+    if data.vocabulary and path.is_file() and Vocabulary.load(path) != data.vocabulary:
+        raise ConfigError(f"the data's vocabulary is not the run's ({path}): evaluate on data with the same tokenizer")
 
 
 def _show(checkpoint: Path, state: dict[str, Any], split: str, results: dict[str, float]) -> None:

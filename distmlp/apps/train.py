@@ -9,7 +9,7 @@ from rich.console import Console
 
 from distmlp import run_folder
 from distmlp.compose import Composed, compose
-from distmlp.config import all_fields
+from distmlp.config import Config, all_fields
 from distmlp.errors import ConfigError
 from distmlp.log import log, start_log
 from distmlp.runtime import World, check_world, device_names, discover, leave_process_group, shared_from_rank_zero
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 STOPPED_BY_SIGNAL = 3
-USAGE = "usage: distmlp train [--config RUN/config.yaml] [--cfg job] [group=choice] [key=value]"
+USAGE = "usage: distmlp train [--config RUN/config.yaml] [--cfg job | --summary] [group=choice] [key=value]"
 
 
 def run(arguments: list[str]) -> int:
@@ -29,11 +29,13 @@ def run(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         print("\n".join([USAGE, "", "keys:", *(f"  {key:<32}{text}" for key, text in dict(all_fields()).items())]))
         return 0
-    overrides, frozen, shows_config = _read_flags(arguments)
+    overrides, frozen, shown = _read_flags(arguments)
     composed = compose(overrides, frozen)
-    if shows_config:
+    if shown == "config":
         print(composed.as_yaml(), end="")
         return 0
+    if shown == "network":
+        return _show_network(composed.config)
     try:
         return _train(composed, discover())
     finally:
@@ -41,8 +43,9 @@ def run(arguments: list[str]) -> int:
             leave_process_group()
 
 
-def _read_flags(arguments: list[str]) -> tuple[list[str], Path | None, bool]:
-    words, overrides, frozen, shows_config = iter(arguments), [], None, False
+def _read_flags(arguments: list[str]) -> tuple[list[str], Path | None, str]:
+    """Overrides, the frozen configuration they lie on, and what is only to be shown: ``config`` or ``network``."""
+    words, overrides, frozen, shown = iter(arguments), [], None, ""
     for word in words:
         flag, _, value = word.partition("=")
         if flag == "--config":
@@ -50,12 +53,31 @@ def _read_flags(arguments: list[str]) -> tuple[list[str], Path | None, bool]:
         elif flag in ("--cfg", "-c"):
             if (value or next(words, "")) != "job":
                 raise ConfigError("--cfg takes one value: --cfg job prints the resolved configuration")
-            shows_config = True
+            shown = "config"
+        elif word == "--summary":
+            shown = "network"
         elif word.startswith("-"):
-            raise ConfigError(f"unknown flag {word}: valid are --config FILE, --cfg job, --help")
+            raise ConfigError(f"unknown flag {word}: valid are --config FILE, --cfg job, --summary, --help")
         else:
             overrides.append(word)
-    return overrides, frozen, shows_config
+    return overrides, frozen, shown
+
+
+def _show_network(config: Config) -> int:
+    """Prints the layers of the network and what they cost; it has no memory, so that any size is shown in seconds."""
+    import torch
+
+    from distmlp import build
+    from distmlp.model.cost import measure
+    from distmlp.report.network import show_network
+
+    data = build.build_data(config)
+    network = build.meta_network(config, data)
+    kind = torch.int64 if data.vocabulary else torch.float32
+    sample = torch.empty((1, *data.input_shape), dtype=kind, device="meta")
+    title = f"{config.model.name} on {data.name}, samples of shape {data.input_shape}"
+    show_network(Console(), measure(network, sample), title=title)
+    return 0
 
 
 def _train(composed: Composed, world: World) -> int:
@@ -69,7 +91,7 @@ def _train(composed: Composed, world: World) -> int:
         nodes=config.trainer.nodes,
         devices=config.trainer.devices,
         strategy=config.strategy.name,
-        num_samples=min(len(data.split(name)) for name in SPLITS),
+        num_samples=min(len(data.split(name)) for name in SPLITS if len(data.split(name))),
     )
     network = build.build_network(config, data)
     module = build.build_module(config, data, network, world)
@@ -84,7 +106,7 @@ def _train(composed: Composed, world: World) -> int:
     )
     seconds = time.time() - started
     stopped = made.stopping.stopped_by_signal
-    if not stopped:
+    if not stopped and len(data.test):
         made.trainer.test(module, build.evaluation_loader(config, data, world, "test"), verbose=False)
     if world.rank == 0:
         position = module.position
@@ -116,6 +138,8 @@ def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> t
         run_folder.write_text(folder / "config.yaml", Composed(values, config).as_yaml())
         environment = run_folder.describe_environment(device_names(kind), world.world_size, data.fingerprint)
         run_folder.write_json(folder / "environment.json", environment)
+        if data.vocabulary:
+            data.vocabulary.save(folder / run_folder.VOCABULARY)
     start_log(folder, world.rank)
     return folder, values
 
@@ -123,7 +147,7 @@ def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> t
 def _announce(
     console: Console, folder: Path, data: "DataSet", module: "TrainingModule", world: World, kind: str
 ) -> None:
-    sizes = ", ".join(f"{len(data.split(name))} {name}" for name in SPLITS)
+    sizes = ", ".join(f"{len(data.split(name))} {name}" for name in SPLITS if len(data.split(name)))
     where = f"{world.world_size} process(es) on {kind}, run folder {folder}"
     lines = [*data.notes, f"{data.name}: {sizes} samples", f"{module.num_parameters:,} parameters, {where}"]
     for line in lines:

@@ -18,7 +18,7 @@ class Stopping(lightning.Callback):
     SIGINT (Ctrl-C) and SIGTERM only set a flag: training ends after the step in hand, so that weights are whole when
     they are saved. A second signal ends the process as it would without distmlp.
 
-    The loss that is compared with ``loss_threshold`` is the mean over the samples since the last validation (of an
+    The loss that is compared with ``loss_threshold`` is the mean over the targets since the last validation (of an
     epoch, unless validation runs more often), the same on every rank.
     """
 
@@ -72,7 +72,7 @@ class Stopping(lightning.Callback):
             self._stop_if_wished(trainer, position.step)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        if self.loss_threshold is None or not pl_module.position.loss_samples:
+        if self.loss_threshold is None or not pl_module.position.loss_targets:
             return  # the mean costs an exchange between ranks: only who set a threshold pays it
         loss = pl_module.mean_training_loss()
         if loss <= self.loss_threshold:

@@ -20,6 +20,7 @@ from distmlp.tracking.metrics_file import MetricsFile
 
 FLUSH_SECONDS = 1.0
 DASHBOARD_POINTS_A_FLUSH = 10
+LOWER_IS_BETTER = ("loss", "mae", "perplexity", "bits_per_byte")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Recorder(lightning.Callback):
         for name, value in pl_module.results.items():
             if not math.isfinite(value):
                 continue
-            better: Callable[..., float] = min if name.endswith(("loss", "mae")) else max
+            better: Callable[..., float] = min if name.endswith(LOWER_IS_BETTER) else max
             self.best[name] = better(value, self.best.get(name, value))
         position = pl_module.position
         seconds = round(time.time() - self.started, 4)

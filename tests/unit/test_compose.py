@@ -18,6 +18,11 @@ from distmlp.errors import ConfigError
 
 GROUPS = sorted(path.name for path in config_folder().iterdir() if path.is_dir())
 FILES = [(group, choice) for group in GROUPS for choice in choices(group)]
+PARTNERS = {
+    "data=tokens": ["data.vocab_size=256"],
+    **{f"experiment=characters_{name}": ["data.path=x"] for name in ("gpt", "lstm", "bert")},
+}  # what must be given with a choice
+PRESETS = {"gpt2": "gpt", "gpt3": "gpt", "llama3": "gpt", "bert": "bert"}  # first word of a file → its choice
 MANDATORY = {"model._target_": "my_package.MyNet"}  # what a mandatory key takes, where any word will not do
 
 
@@ -28,7 +33,14 @@ def values_of(group: str, choice: str) -> dict[str, Any]:
 
 def mandatory_words(group: str, choice: str) -> list[str]:
     keys = [f"{group}.{key}" for key, value in values_of(group, choice).items() if value == "???"]
-    return [f"{key}={MANDATORY.get(key, 'somewhere')}" for key in keys]
+    return [f"{key}={MANDATORY.get(key, 'somewhere')}" for key in keys] + PARTNERS.get(f"{group}={choice}", [])
+
+
+def partner(group: str, choice: str) -> list[str]:
+    """The other side of tokens: a model that takes them for data that give them, and the reverse."""
+    if group == "model" and values_of(group, choice)["name"] in ("gpt", "bert"):
+        return ["data=synthetic_tokens"]
+    return ["model=gpt"] if group == "data" and "sequence_length" in values_of(group, choice) else []
 
 
 @pytest.fixture(scope="module")
@@ -56,14 +68,17 @@ def test_the_help_s_groups_are_the_folders_of_conf() -> None:
 def test_every_choice_composes_with_the_defaults_and_is_what_was_chosen(
     group: str, choice: str, defaults: Composed
 ) -> None:
-    composed = compose([f"{group}={choice}", "allow_targets=[my_package]", *mandatory_words(group, choice)])
+    words = [f"{group}={choice}", "allow_targets=[my_package]", *mandatory_words(group, choice)]
+    composed = compose(words + partner(group, choice))
     if group == "experiment":
         assert composed.config.run.name == choice
         assert composed.values != defaults.values
         return
-    given = {key: value for key, value in values_of(group, choice).items() if value != "???"}
+    changed = {word.partition("=")[0].partition(".")[2] for word in mandatory_words(group, choice)}
+    given = {key: value for key, value in values_of(group, choice).items() if key not in changed}
     assert given.items() <= composed.values[group].items()
-    others = [other for other in defaults.values if other not in (group, "allow_targets")]
+    chosen = {group, "allow_targets", *(word.partition("=")[0] for word in partner(group, choice))}
+    others = [other for other in defaults.values if other not in chosen]
     assert {other: composed.values[other] for other in others} == {other: defaults.values[other] for other in others}
 
 
@@ -73,7 +88,7 @@ def test_a_file_holds_exactly_the_keys_of_its_member_of_the_schema(group: str, c
     named = [kind for kind in members(Config.model_fields[group].annotation) if holds(kind, values)]
     assert len(named) == 1
     assert set(values) == {info.alias or name for name, info in named[0].model_fields.items()}
-    assert values.get("name", choice) == choice
+    assert values.get("name", choice) == PRESETS.get(choice.partition("_")[0], choice)
 
 
 def holds(kind: Any, values: dict[str, Any]) -> bool:
@@ -115,7 +130,7 @@ def test_conf_is_found_beside_the_package_and_inside_it_when_installed(tmp_path:
         ("trainr.max_epochs=3", r"^unknown group or key trainr\.max_epochs: did you mean trainer\.max_epochs\?$"),
         ("+hydra.run.dir=x", r"^unknown group or key hydra\.run\.dir"),
         ("zzz=3", r"^unknown group or key zzz: `distmlp train --help` lists the keys$"),
-        ("data=mnst", r"^data=mnst does not exist: did you mean mnist\? \(choices: arrays, digits, .*table\)$"),
+        ("data=mnst", r"^data=mnst does not exist: did you mean mnist\? \(choices: arrays, digits, .*tokens\)$"),
         ("precision=zzz", r"^precision=zzz does not exist: valid are bf16_mixed, fp32$"),
         ("optimizer=null", r"^optimizer=null is not one choice: valid are adagrad, .*sgd$"),
         ("optimizer=[sgd,adam]", r"^optimizer=\['sgd', 'adam'\] is not one choice: valid are adagrad, "),
@@ -179,7 +194,8 @@ def test_values_reach_the_configuration_in_their_types() -> None:
 
 def test_naming_a_target_chooses_the_custom_network() -> None:
     config = compose(["model._target_=my_package.MyNet", "allow_targets=[my_package]", "+model.width=64"]).config
-    assert config.model.model_dump(by_alias=True) == {"name": "custom", "_target_": "my_package.MyNet", "width": 64}
+    chosen = {"name": "custom", "_target_": "my_package.MyNet", "width": 64}
+    assert config.model.model_dump(by_alias=True) == chosen | {"activation_checkpointing": False, "compile": False}
 
 
 @pytest.mark.parametrize(

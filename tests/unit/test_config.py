@@ -73,7 +73,7 @@ def test_the_defaults_are_valid_and_never_change(defaults: dict[str, Any]) -> No
         ({"data.path": "x"}, r"^data\.path is not a key of data=digits: its keys are .*data\.image_size"),
         # choices inside a group
         ({"optimizer.name": "adamm"}, r"^optimizer\.name=adamm does not exist: did you mean adam\?$"),
-        ({"model.name": "zzz"}, r"^model\.name=zzz does not exist: valid are mlp, custom$"),
+        ({"model.name": "zzz"}, r"^model\.name=zzz does not exist: valid are mlp, cnn, .*vit, custom$"),
         ({"data.name": ...}, r"^data\.name is not set: give data=…$"),
         ({"strategy.name": "zzz"}, r"^strategy\.name=zzz: input should be 'auto', 'single' or 'ddp'$"),
         ({"trainer.accelerator": "tpu"}, r"^trainer\.accelerator=tpu: input should be 'auto', 'cpu', 'gpu' or 'mps'$"),
@@ -198,6 +198,8 @@ def test_an_allowed_target_keeps_its_arguments(defaults: dict[str, Any]) -> None
         "_target_": "mine.Net",
         "width": 3,
         "inner": {"_target_": "mine.parts.X"},
+        "activation_checkpointing": False,
+        "compile": False,
     }
 
 

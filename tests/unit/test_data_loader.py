@@ -170,3 +170,48 @@ def test_bounds_are_even_adjacent_and_complete(world_size: int) -> None:
         assert all(left[1] == right[0] for left, right in pairwise(bounds))
         sizes = [after - first for first, after in bounds]
         assert max(sizes) - min(sizes) <= 1
+
+
+@dataclass(frozen=True)
+class Sentences(Rows):
+    """Sequences of ``position % 4`` targets each, in an order of words that the epoch changes."""
+
+    epoch: int = -1
+
+    def in_epoch(self, epoch: int) -> "Sentences":
+        return Sentences(self.num_samples, epoch)
+
+    def num_targets(self, positions: Tensor) -> Tensor:
+        return positions % 4
+
+
+@pytest.mark.parametrize(("num_samples", "size", "world_size"), SIZES)
+def test_weights_are_shares_of_the_global_batch_s_targets_over_ranks_and_micro_batches(
+    num_samples: int, size: int, world_size: int
+) -> None:
+    made = [
+        TrainLoader(Sentences(num_samples), global_batch_size=size, seed=0, rank=rank, world_size=world_size)
+        for rank in range(world_size)
+    ]
+    for shares in zip(*made, strict=True):
+        total = shares[0].global_num_targets
+        if total == 0:
+            continue
+        weights = [share.weight() for share in shares]
+        counts = [int((share.positions % 4).sum()) if share.num_samples else 0 for share in shares]
+        assert weights == [count / total for count in counts]
+        assert sum(counts) == total
+        parts = [share.weight(slice(start, start + 1)) for share in shares for start in range(len(share))]
+        assert sum(parts) == pytest.approx(1.0)
+
+
+def test_token_splits_are_told_the_epoch_in_training_and_only_there() -> None:
+    (loader,) = loaders(3, 3, 1)
+    loader.split = Sentences(3)
+    loader.sampler.set_epoch(5)
+    (share,) = loader
+    assert isinstance(share.split, Sentences)
+    assert share.split.epoch == 5
+    evaluation = EvaluationLoader(Sentences(3), batch_size=3)
+    assert isinstance(evaluation.split, Sentences)
+    assert evaluation.split.epoch == -1

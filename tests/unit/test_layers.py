@@ -30,7 +30,7 @@ LAYERS = (
     layer("ground", "__init__ errors schema config compose runtime log run_folder"),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),
-    layer("uses", "bench doctor compress explain export privacy report summary", apart=True),
+    layer("uses", "bench doctor compress explain export generate privacy report summary", apart=True),
     layer("build", "build"),
     layer("apps", "cli __main__ apps"),
 )
@@ -44,7 +44,8 @@ MAY_INSTANTIATE = frozenset({"build"})
 
 # Packages that no module imports at its top level, so that nobody pays for what they do not use.
 HEAVY = frozenset(
-    "deepspeed wandb onnx captum opacus matplotlib plotext pyarrow sklearn pytorch_optimizer tensorboard".split()
+    """deepspeed wandb onnx captum opacus matplotlib plotext pyarrow sklearn pytorch_optimizer tensorboard tokenizers
+    transformers""".split()
 )
 
 # What answers `distmlp --help` and reports a mistake: neither these nor what they import at top level may load these.

@@ -212,6 +212,6 @@ def test_validating_more_often_does_not_change_what_is_learnt(fit: Fit) -> None:
 def test_parameters_are_counted_with_those_that_train_only(fit: Fit) -> None:
     fitted = fit("trainer.max_steps=1", "model.hidden=[16,4]")
     assert fitted.module.num_parameters == 8 * 16 + 16 + 16 * 4 + 4 + 4 * 4 + 4
-    fitted.module.network.layers[0].weight.requires_grad_(False)
+    fitted.module.network.blocks[0][0].weight.requires_grad_(False)
     assert fitted.module.num_parameters == 16 + 16 * 4 + 4 + 4 * 4 + 4
     assert math.isfinite(float(fitted.module(torch.zeros(1, 8)).detach().sum()))

@@ -12,7 +12,7 @@ import pytest
 from distmlp import __version__
 from distmlp.errors import ConfigError
 from distmlp.run_folder import create, describe_environment, new_run_id, write_json, write_text
-from distmlp.schema import Run
+from distmlp.schema.run import Run
 
 
 def test_ids_differ_sort_by_time_and_are_valid_names() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, mean_squared_error, r2_score
 from torch import Tensor
 
-from distmlp.tasks import TASKS, Classification, Regression, Task
+from distmlp.tasks import IGNORED, Classification, Regression, Task, TokenPrediction, make_task
 
 NUM_SAMPLES = 103
 CUTS = [[103], [1] * 103, [50, 50, 3], [1, 100, 2], [64, 39]]
@@ -93,13 +93,62 @@ def test_the_loss_is_the_mean_over_the_samples() -> None:
 
 def test_the_score_of_a_step_is_the_one_that_is_shown() -> None:
     outputs = F.one_hot(torch.tensor([0, 1, 2, 3])).float()
-    name, score = Classification(4).score(outputs, torch.tensor([0, 1, 2, 0]))
-    assert (name, float(score)) == ("accuracy", 0.75)
-    name, score = Regression(1).score(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]]))
-    assert (name, float(score)) == ("mae", 2.0)
+    task: Task = Classification(4)
+    assert (task.score_name, float(task.score(outputs, torch.tensor([0, 1, 2, 0])))) == ("accuracy", 0.75)
+    task = Regression(1)
+    score = task.score(torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]]))
+    assert (task.score_name, float(score)) == ("mae", 2.0)
+
+
+def predicted(num_tokens: int = 7, length: int = 5) -> tuple[Tensor, Tensor]:
+    """Logits and tokens of sequences of which each has another number of targets; one has none."""
+    generator = torch.Generator().manual_seed(2)
+    outputs = 3 * torch.randn(NUM_SAMPLES, length, num_tokens, generator=generator)
+    targets = torch.randint(num_tokens, (NUM_SAMPLES, length), generator=generator)
+    targets[torch.rand(targets.shape, generator=generator) < 0.4] = IGNORED
+    targets[3] = IGNORED
+    return outputs, targets
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_token_prediction_counts_every_target_once_and_none_that_is_ignored(cuts: list[int]) -> None:
+    outputs, targets = predicted()
+    token_bytes = torch.tensor([1, 2, 3, 1, 1, 4, 0])
+    wanted = targets[targets != IGNORED]
+    probabilities = outputs[targets != IGNORED].double().softmax(1)
+    nats = log_loss(wanted, probabilities, labels=range(7))
+    expected = {
+        "val/loss": nats,
+        "val/accuracy": accuracy_score(wanted, probabilities.argmax(1)),
+        "val/perplexity": math.exp(nats),
+        "val/bits_per_byte": nats * len(wanted) / math.log(2) / int(token_bytes[wanted].sum()),
+    }
+    assert counted(TokenPrediction(token_bytes), outputs, targets, cuts) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_of_nothing_but_padding_has_no_loss_and_no_gradient() -> None:
+    outputs, targets = torch.randn(2, 3, 5, requires_grad=True), torch.full((2, 3), IGNORED)
+    loss = TokenPrediction().loss(outputs, targets)
+    loss.backward()
+    assert loss.item() == 0.0
+    assert outputs.grad is not None
+    assert not outputs.grad.any()
+    assert TokenPrediction().score(outputs, targets).item() == 0.0
 
 
 def test_there_is_a_task_for_every_task_of_the_data() -> None:
-    assert TASKS["classification"](3).prediction(torch.eye(3)).tolist() == [0, 1, 2]
-    assert torch.equal(TASKS["regression"](3).prediction(torch.eye(3)), torch.eye(3))
-    assert set(TASKS) == {"classification", "regression"}
+    from typing import get_args
+
+    from distmlp.data import dataset
+
+    assert dataset.IGNORED == IGNORED
+    made = {name: type(make_task(name, 3)) for name in get_args(dataset.Task)}
+    assert made == {
+        "classification": Classification,
+        "regression": Regression,
+        "next_token": TokenPrediction,
+        "masked_token": TokenPrediction,
+    }
+    assert make_task("classification", 3).prediction(torch.eye(3)).tolist() == [0, 1, 2]
+    assert "bits_per_byte" in make_task("next_token", 3, torch.ones(3, dtype=torch.int64)).metrics
+    assert "bits_per_byte" not in make_task("masked_token", 3, torch.ones(3, dtype=torch.int64)).metrics
