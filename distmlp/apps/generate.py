@@ -42,7 +42,11 @@ def run(arguments: list[str]) -> int:
     folder = run_folder_of(place)
     config = compose(overrides, folder / "config.yaml").config
     _check_can_generate(config)
-    _generate(place, folder, config, options)
+    try:
+        _generate(place, folder, config, options)
+    except KeyboardInterrupt:  # who reads along may have read enough
+        print()
+        return 1
     return 0
 
 

@@ -1,6 +1,9 @@
 """`distmlp generate` writes to standard output what a run's network continues, and says in one line what is wrong."""
 
 import io
+import signal
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -66,6 +69,19 @@ def test_several_samples_are_told_apart(trained: str) -> None:
     assert len({first, second, third.rstrip("\n")}) == 3
     assert all(one.startswith("ab") and len(one.rstrip("\n")) == 32 for one in (first, second, third))
     assert printed(trained, "prompt=ab", "num_tokens=30") == first + "\n"
+
+
+def test_ctrl_c_ends_the_text_and_its_line(trained: str) -> None:
+    words = [sys.executable, "-m", "distmlp", "generate", trained, "prompt=ab", "num_tokens=1000000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        begun = process.stdout.read(20)  # it is writing by now
+        process.send_signal(signal.SIGINT)
+        rest, error = process.stdout.read(), process.stderr.read()
+    assert begun.startswith("ab")
+    assert rest.endswith("\n")
+    assert (process.returncode, error) == (1, "")
 
 
 def test_a_document_starts_and_ends_with_its_separator(tmp_path: Path) -> None:
