@@ -10,10 +10,10 @@ from typing import Annotated, Any, Self, cast, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from distmlp.errors import ConfigError, did_you_mean
-from distmlp.schema import data, model, optimization
+from distmlp.schema import data, model, optimization, strategy
 from distmlp.schema.base import Section
 from distmlp.schema.data import TokenTask
-from distmlp.schema.run import Checkpoint, Precision, Run, Strategy, Tracking, Trainer
+from distmlp.schema.run import Checkpoint, Precision, Run, Tracking, Trainer
 
 Model = Annotated[
     model.MLPModel
@@ -56,7 +56,18 @@ Scheduler = Annotated[
     | optimization.OneCycleScheduler,
     Field(discriminator="name"),
 ]
-
+Strategy = Annotated[
+    strategy.AutoStrategy
+    | strategy.SingleStrategy
+    | strategy.DDPStrategy
+    | strategy.PowerSGDStrategy
+    | strategy.LocalSGDStrategy
+    | strategy.FSDP2Strategy
+    | strategy.HSDPStrategy
+    | strategy.TensorParallelStrategy
+    | strategy.DeepSpeedStrategy,
+    Field(discriminator="name"),
+]
 
 TOKEN_MODELS = ("gpt", "bert", "rnn")
 
@@ -121,7 +132,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _micro_batch_fits_global_batch(self) -> Self:
         micro, whole = self.trainer.micro_batch_size, self.data.global_batch_size
-        if micro is not None and micro > whole:
+        if isinstance(micro, int) and micro > whole:
             raise ValueError(
                 f"trainer.micro_batch_size={micro} is larger than data.global_batch_size={whole}: "
                 "a micro-batch is a part of the global batch"
@@ -216,7 +227,7 @@ def _explain(fault: Any) -> str:
     parts = [str(part) for part in fault["loc"]]
     everything = keys = [name for name, _ in all_fields()]
     choice = ""
-    if parts and parts[0] in ("model", "data", "optimizer", "scheduler") and len(parts) > 2:
+    if parts and parts[0] in ("model", "data", "optimizer", "scheduler", "strategy") and len(parts) > 2:
         choice = parts.pop(1)  # the union's member, which the user did not write
         keys = _keys_of_choice(parts[0], choice)
     if parts and parts[-1].startswith(("constrained-", "literal[")):

@@ -8,7 +8,6 @@ takes as many global batches from the loader as fit into `HOOK_INTERVAL_SECONDS`
 and read what happened from `position` and `logged`. A network whose step is longer gets one step for each call.
 """
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from distmlp.tasks import Task
@@ -59,6 +57,7 @@ class TrainingModule(lightning.LightningModule):
         schedule: multiplier of the base learning rate for optimizer step 0, 1, …
         micro_batch_size: samples in one forward pass; None: all of the rank's share.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
+        gradient_clip_value: largest absolute value in the gradient; None: no clipping.
         log_every_steps: steps between two entries of `logged`.
         pause_at: True for a step after which callbacks must run before the next one.
         one_step_per_call: as with several ranks, where blocks measured in time would differ between ranks.
@@ -73,6 +72,7 @@ class TrainingModule(lightning.LightningModule):
         schedule: Callable[[int], float],
         micro_batch_size: int | None = None,
         gradient_clip_norm: float | None = None,
+        gradient_clip_value: float | None = None,
         log_every_steps: int = 1,
         pause_at: Callable[[int], bool] = lambda step: False,
         one_step_per_call: bool = False,
@@ -85,13 +85,13 @@ class TrainingModule(lightning.LightningModule):
         self.schedule = schedule
         self.micro_batch_size = micro_batch_size
         self.gradient_clip_norm = gradient_clip_norm
+        self.gradient_clip_value = gradient_clip_value
         self.log_every_steps = log_every_steps
         self.pause_at = pause_at
         self.block_seconds = 0.0 if one_step_per_call else HOOK_INTERVAL_SECONDS
         self.position = Position()
         self.logged: list[LoggedStep] = []
         self.results: dict[str, float] = {}
-        self.call_directly = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning sets this string some twenty times a step; nn.Module's look-up for parameters is slow for it.
@@ -105,9 +105,10 @@ class TrainingModule(lightning.LightningModule):
         """Trainable values of the network."""
         return sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.network(inputs)
-        return outputs
+    @property
+    def strategy(self) -> Any:
+        """The strategy of this run, one of `distmlp.strategy`."""
+        return self.trainer.strategy
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = self.make_optimizer(self.network)
@@ -116,17 +117,14 @@ class TrainingModule(lightning.LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        self.position.loss_sum = torch.zeros((), device=self.device)
-        # On one device without loss scaling Lightning adds nothing to backward and step but time.
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        self.call_directly = isinstance(self.trainer.strategy, SingleDeviceStrategy) and scaler is None
+        self.position.loss_sum = torch.zeros((), device=self.strategy.device)
 
     def on_train_epoch_start(self) -> None:
         self.position.epoch = self.current_epoch
 
     def training_step(self, dataloader_iter: Iterator[Any]) -> None:
         """Takes optimizer steps until the block's time is over, the epoch ends, or callbacks are due."""
-        optimizer = self.trainer.strategy._lightning_optimizers[0]
+        optimizer = self.strategy._lightning_optimizers[0]
         end = time.monotonic() + self.block_seconds
         while True:
             share, _, _ = next(dataloader_iter)
@@ -135,18 +133,20 @@ class TrainingModule(lightning.LightningModule):
                 return
 
     def _step(self, optimizer: LightningOptimizer, share: Any) -> None:
-        position = self.position
+        position, strategy = self.position, self.strategy
         factor = self._set_learning_rate(optimizer.optimizer, position.step)
         is_logged = (position.step + 1) % self.log_every_steps == 0
-        optimizer.optimizer.zero_grad(set_to_none=True)
+        strategy.zero_gradients(optimizer.optimizer)
         loss, score = self._accumulate_gradients(share, is_logged)
-        self._apply_gradients(optimizer)
+        optimizer._on_before_step()  # Lightning's own count of steps
+        norm = strategy.apply_gradients(optimizer.optimizer, self.gradient_clip_norm, self.gradient_clip_value)
+        optimizer._on_after_step()
         position.step += 1
         position.samples += share.global_num_samples
         position.loss_sum.add_(loss, alpha=share.global_num_targets)
         position.loss_targets += share.global_num_targets
         if is_logged:
-            self._log_step(loss, score, factor, share)
+            self._log_step(loss, score, norm, factor, share)
 
     def _set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int) -> float:
         factor = self.schedule(step)
@@ -158,14 +158,12 @@ class TrainingModule(lightning.LightningModule):
 
     def _accumulate_gradients(self, share: Any, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the loss over the global batch; returns this rank's part of that loss, and scores."""
-        held = len(share)
-        size = self.micro_batch_size or held
-        if size >= held:
+        parts = share.parts(self.micro_batch_size or share.largest)
+        if len(parts) == 1:
             return self._micro_batch(share.tensors(), share.weight(), True, is_logged)
-        total, scores = torch.zeros((), device=self.device), dict[str, Tensor]()
-        for start in range(0, held, size):
-            part = slice(start, min(start + size, held))
-            loss, score = self._micro_batch(share.tensors(part), share.weight(part), part.stop == held, is_logged)
+        total, scores = torch.zeros((), device=self.strategy.device), dict[str, Tensor]()
+        for index, (part, weight) in enumerate(parts, start=1):
+            loss, score = self._micro_batch(share.tensors(part), weight, index == len(parts), is_logged)
             total += loss
             scores = {name: scores.get(name, 0.0) + value for name, value in score.items()}
         return total, scores
@@ -174,44 +172,29 @@ class TrainingModule(lightning.LightningModule):
         self, batch: tuple[Tensor, Tensor], weight: float, is_last: bool, is_logged: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Adds the gradients of one micro-batch, whose mean loss counts ``weight`` in the global batch's."""
-        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in batch)
-        outputs = self.network(inputs)
-        loss = self.task.loss(outputs, targets)
-        if weight != 1.0:
-            loss = loss * weight
-        self._backward(loss, is_last)
+        strategy = self.strategy
+        inputs, targets = (tensor.to(self.strategy.device, non_blocking=True) for tensor in batch)
+        with strategy.sync(is_last):
+            with strategy.autocast():
+                outputs = strategy.compute(inputs)
+                loss = self.task.loss(outputs, targets)
+            if weight != 1.0:
+                loss = loss * weight
+            strategy.add_gradients(loss)
         scores = {}
         if is_logged:
             scores[self.task.score_name] = self.task.score(outputs.detach(), targets) * weight
         return loss.detach(), scores
 
-    def _backward(self, loss: Tensor, is_last: bool) -> None:
-        if self.call_directly:
-            loss.backward()
-            return
-        # Data-parallel strategies average gradients over ranks; the loss is normalised over the global batch already.
-        loss = loss * self.trainer.world_size
-        no_sync = getattr(self.trainer.model, "no_sync", contextlib.nullcontext)
-        with contextlib.nullcontext() if is_last else no_sync():
-            self.manual_backward(loss)
-
-    def _apply_gradients(self, optimizer: LightningOptimizer) -> None:
-        if self.gradient_clip_norm is not None:
-            # Not Lightning's `clip_gradients`: it refuses fused optimizers under any autocast, loss scaling or not.
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip_norm)
-        if self.call_directly:
-            optimizer._on_before_step()  # Lightning's own count of steps
-            optimizer.optimizer.step()
-            optimizer._on_after_step()
-        else:
-            optimizer.step()
-
-    def _log_step(self, loss: Tensor, scores: dict[str, Tensor], factor: float, share: Any) -> None:
+    def _log_step(
+        self, loss: Tensor, scores: dict[str, Tensor], norm: Tensor | None, factor: float, share: Any
+    ) -> None:
         values = {"train/loss": loss} | {f"train/{name}": score for name, score in scores.items()}
         if self.trainer.world_size > 1:
-            summed = self.trainer.strategy.reduce(torch.stack(list(values.values())), reduce_op="sum")
-            assert isinstance(summed, Tensor)
+            summed = self.strategy.sum_over_data(torch.stack(list(values.values())))
             values = dict(zip(values, summed.unbind(), strict=True))
+        if norm is not None:
+            values["train/gradient_norm"] = norm
         position = self.position
         self.logged.append(
             LoggedStep(
@@ -228,20 +211,29 @@ class TrainingModule(lightning.LightningModule):
     def mean_training_loss(self) -> float:
         """Mean loss over the targets since the last call, over all ranks. Waits for the device."""
         position = self.position
-        total = self.trainer.strategy.reduce(position.loss_sum.clone(), reduce_op="sum")
+        total = self.strategy.sum_over_data(position.loss_sum.clone())
         mean = float(total) / max(1, position.loss_targets)
         position.loss_sum.zero_()
         position.loss_targets = 0
         return mean
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        inputs, targets = batch
-        self.task.update(self.network(inputs), targets)
+    def on_validation_start(self) -> None:
+        self.strategy.before_evaluation()
+
+    def on_test_start(self) -> None:
+        self.strategy.before_evaluation()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, int], batch_idx: int) -> None:
+        inputs, targets, num_counted = batch
+        with self.strategy.autocast():
+            outputs = self.strategy.compute(inputs)
+            if num_counted:
+                self.task.update(outputs, targets)
 
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+    def test_step(self, batch: tuple[Tensor, Tensor, int], batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:

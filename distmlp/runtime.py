@@ -75,7 +75,7 @@ def _refuse_bare_srun(environment: Mapping[str, str]) -> None:
 
 
 def check_world(
-    world: World, *, nodes: int | Literal["auto"], devices: int | Literal["auto"], strategy: str, num_samples: int
+    world: World, *, nodes: int | Literal["auto"], devices: int | Literal["auto"], num_samples: int
 ) -> None:
     """Ends with a `ConfigError` where the configuration and the launcher disagree; both numbers are named."""
     if nodes not in ("auto", world.num_nodes):
@@ -85,8 +85,6 @@ def check_world(
             f"trainer.devices={devices}, but {world.local_world_size} process(es) were started on this node: "
             f"use torchrun --standalone --nproc-per-node={devices} -m distmlp train …"
         )
-    if strategy == "single" and world.world_size > 1:
-        raise ConfigError(f"strategy=single is one process, but WORLD_SIZE={world.world_size}: use strategy=ddp")
     if num_samples < world.world_size:
         raise ConfigError(f"the smallest split has {num_samples} sample(s), fewer than WORLD_SIZE={world.world_size}")
 
@@ -103,6 +101,14 @@ def shared_from_rank_zero(world: World, value: str, backend: str) -> str:
     values = [value]
     torch.distributed.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def form_lone_process_group(backend: str) -> None:
+    """A process group of this process alone, for a strategy that needs one on a single device too."""
+    import torch.distributed
+
+    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
 
 def leave_process_group() -> None:

@@ -12,6 +12,7 @@ from distmlp.errors import ConfigError
 from distmlp.log import quiet_lightning
 from distmlp.run_folder import VOCABULARY
 from distmlp.runtime import World
+from distmlp.schema.strategy import SingleStrategy
 
 if TYPE_CHECKING:
     from distmlp.data.dataset import DataSet
@@ -48,7 +49,7 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     from distmlp.checkpoint.weights import load_into
 
     quiet_lightning()
-    build.device_type(config.trainer.accelerator)
+    kind = build.device_type(config.trainer.accelerator)
     checkpoint, weights, state = read_checkpoint(place, folder)
     data = build.build_data(config)
     if not len(data.split(split)):
@@ -58,7 +59,8 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     load_into(network, weights, checkpoint)
     world = World(0, 1, 0, 1)
     module = build.build_module(config, data, network, world)
-    trainer = build.build_trainer(config, world, logger=False)
+    strategy = build.build_strategy(config, SingleStrategy(name="single"), world, kind)
+    trainer = build.build_trainer(config, strategy, world, logger=False)
     trainer.test(module, build.evaluation_loader(config, data, world, split), verbose=False)
     _show(checkpoint, state, split, {name.removeprefix("test/"): value for name, value in module.results.items()})
     return 0

@@ -12,7 +12,16 @@ from distmlp.compose import Composed, compose
 from distmlp.config import Config, all_fields
 from distmlp.errors import ConfigError
 from distmlp.log import log, start_log
-from distmlp.runtime import World, check_world, device_names, discover, leave_process_group, shared_from_rank_zero
+from distmlp.runtime import (
+    World,
+    check_world,
+    device_names,
+    discover,
+    form_lone_process_group,
+    leave_process_group,
+    shared_from_rank_zero,
+)
+from distmlp.strategy_rules import check_strategy
 from distmlp.summary import show_summary, summarize
 
 if TYPE_CHECKING:
@@ -90,16 +99,20 @@ def _train(composed: Composed, world: World) -> int:
         world,
         nodes=config.trainer.nodes,
         devices=config.trainer.devices,
-        strategy=config.strategy.name,
         num_samples=min(len(data.split(name)) for name in SPLITS if len(data.split(name))),
     )
+    check_strategy(config, world, kind)
     network = build.build_network(config, data)
+    chosen, reason = build.choose_strategy(config, network, world, kind)
+    strategy = build.build_strategy(config, chosen, world, kind)
     module = build.build_module(config, data, network, world)
+    if world.world_size == 1 and chosen.name != "single":
+        form_lone_process_group("nccl" if kind == "cuda" else "gloo")
     folder, values = _open_run(composed, data, world, kind)
     console = Console(stderr=True)
     if world.rank == 0:
-        _announce(console, folder, data, module, world, kind)
-    made = build.build_run(config, data, world, folder, values, console)
+        _announce(console, folder, data, module, world, kind, reason)
+    made = build.build_run(config, data, strategy, world, folder, values, console)
     started = time.time()
     made.trainer.fit(
         module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
@@ -145,11 +158,11 @@ def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> t
 
 
 def _announce(
-    console: Console, folder: Path, data: "DataSet", module: "TrainingModule", world: World, kind: str
+    console: Console, folder: Path, data: "DataSet", module: "TrainingModule", world: World, kind: str, reason: str
 ) -> None:
     sizes = ", ".join(f"{len(data.split(name))} {name}" for name in SPLITS if len(data.split(name)))
     where = f"{world.world_size} process(es) on {kind}, run folder {folder}"
-    lines = [*data.notes, f"{data.name}: {sizes} samples", f"{module.num_parameters:,} parameters, {where}"]
-    for line in lines:
+    lines = [*data.notes, f"{data.name}: {sizes} samples", f"{module.num_parameters:,} parameters, {where}", reason]
+    for line in filter(None, lines):
         log.info(line)
         console.print(f"distmlp: {line}", highlight=False, soft_wrap=True)

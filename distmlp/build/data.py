@@ -6,6 +6,7 @@ from distmlp.data.dataset import DataSet
 from distmlp.data.loader import EvaluationLoader, TrainLoader
 from distmlp.runtime import World
 from distmlp.schema.data import TokenData
+from distmlp.strategy_rules import data_world
 
 
 def build_data(config: Config) -> DataSet:
@@ -18,6 +19,7 @@ def build_data(config: Config) -> DataSet:
 
 def train_loader(config: Config, data: DataSet, world: World) -> TrainLoader:
     """This rank's shares of the training split."""
+    world = data_world(config, world)
     return TrainLoader(
         data.train,
         global_batch_size=config.data.global_batch_size,
@@ -30,6 +32,8 @@ def train_loader(config: Config, data: DataSet, world: World) -> TrainLoader:
 
 def evaluation_loader(config: Config, data: DataSet, world: World, split: str) -> EvaluationLoader:
     """This rank's part of a split, in batches no larger than a training step's."""
+    world = data_world(config, world)
     share = -(-config.data.global_batch_size // world.world_size)
-    size = min(config.trainer.micro_batch_size or share, share)
+    given = config.trainer.micro_batch_size
+    size = min(given, share) if isinstance(given, int) else share
     return EvaluationLoader(data.split(split), batch_size=size, rank=world.rank, world_size=world.world_size)

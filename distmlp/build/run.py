@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import Strategy
 from rich.console import Console
 
 from distmlp.build.trainer import build_trainer
@@ -33,7 +34,13 @@ class Run:
 
 
 def build_run(
-    config: Config, data: DataSet, world: World, run_folder: Path, values: dict[str, Any], console: Console
+    config: Config,
+    data: DataSet,
+    strategy: Strategy,
+    world: World,
+    run_folder: Path,
+    values: dict[str, Any],
+    console: Console,
 ) -> Run:
     """The Trainer with its callbacks and loggers. ``values`` is the frozen configuration, shown on dashboards."""
     limits = config.trainer
@@ -57,6 +64,7 @@ def build_run(
         callbacks.append(ProgressReport(end.total_steps, latest, score, console))
     trainer = build_trainer(
         config,
+        strategy,
         world,
         callbacks=callbacks,
         logger=_loggers(config, run_folder, values) if is_writer else [],

@@ -31,11 +31,14 @@ class WeightsWriter(lightning.Callback):
 
     def _write(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         position = pl_module.position
-        if not trainer.is_global_zero or position.step == self.written_step:
+        if position.step == self.written_step:
+            return
+        self.written_step = position.step
+        weights = trainer.strategy.full_weights()  # type: ignore[attr-defined]  # gathered from all ranks
+        if not trainer.is_global_zero:
             return
         state = {"step": position.step, "epoch": position.epoch, "samples": position.samples}
         try:
-            write_weights(self.checkpoints, position.step, pl_module.network.state_dict(), state)
-            self.written_step = position.step
+            write_weights(self.checkpoints, position.step, weights, state)
         except OSError as error:
             log.warning("the checkpoint of step %d was not written: %s", position.step, error.strerror)

@@ -21,12 +21,14 @@ class Share:
     Gathered by the step itself, a batch's memory is free again before the next one needs it, and stays in the cache.
 
     A rank whose share is empty (fewer samples than ranks at the end of an epoch) holds one position and
-    ``num_samples`` 0, so that it takes part in the collectives with weight 0.
+    ``num_samples`` 0, so that it takes part in the collectives with weight 0. ``largest`` is the largest share that any
+    rank holds of this batch.
     """
 
     split: Split
     positions: Tensor
     num_samples: int
+    largest: int
     global_num_samples: int
     count_targets: Callable[[Tensor], int]
     global_num_targets: int
@@ -35,6 +37,19 @@ class Share:
 
     def __len__(self) -> int:
         return self.positions.shape[0]
+
+    def parts(self, micro_batch_size: int) -> list[tuple[slice, float]]:
+        """Micro-batches of at most ``micro_batch_size`` samples, each with its `weight`: as many as on any other rank.
+
+        Strategies communicate in each pass, so every rank must take the same number of them. Where there are fewer
+        samples than micro-batches, one is taken again with weight 0.
+        """
+        number = -(-self.largest // micro_batch_size)
+        bounds = [share_bounds(len(self), index, number) for index in range(number)]
+        return [
+            (slice(start, stop), self.weight(slice(start, stop))) if stop > start else (slice(0, 1), 0.0)
+            for start, stop in bounds
+        ]
 
     def tensors(self, part: slice | None = None) -> tuple[Tensor, Tensor]:
         """Inputs (n, *input_shape) and targets (n, …) of the share, or of a ``part`` of it."""
@@ -110,23 +125,33 @@ class TrainLoader:
         first, after = share_bounds(len(batch), self.rank, self.world_size)
         mine = batch[first:after] if after > first else batch[:1]
         ids = batch if self.with_sample_ids else None
-        return Share(split, mine, after - first, len(batch), count, count(batch), ids, is_last)
+        largest = -(-len(batch) // self.world_size)
+        return Share(split, mine, after - first, largest, len(batch), count, count(batch), ids, is_last)
 
 
 class EvaluationLoader:
-    """This rank's contiguous part of a split, each sample once."""
+    """This rank's contiguous part of a split, each sample once, in as many batches as every other rank takes.
+
+    A batch comes with the number of its samples that count: 0 where a rank has no sample left and repeats one, since
+    some strategies communicate in each forward pass.
+    """
 
     def __init__(self, split: Split, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.split = split
-        self.batch_size = batch_size
         self.first, self.after = share_bounds(len(split), rank, world_size)
+        largest = -(-len(split) // world_size)
+        self.num_batches = -(-largest // batch_size)
 
     def __len__(self) -> int:
-        return -(-(self.after - self.first) // self.batch_size)
+        return self.num_batches
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for start in range(self.first, self.after, self.batch_size):
-            yield self.split.batch(torch.arange(start, min(start + self.batch_size, self.after)))
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, int]]:
+        for index in range(self.num_batches):
+            start, stop = share_bounds(self.after - self.first, index, self.num_batches)
+            positions = torch.arange(self.first + start, self.first + max(stop, start + 1)).clamp_(
+                max=len(self.split) - 1
+            )
+            yield *self.split.batch(positions), stop - start
 
 
 def target_counter(split: Split) -> Callable[[Tensor], int]:

@@ -1,19 +1,17 @@
-"""Keys of the groups that say how a run goes: strategy, precision, trainer, checkpoint, tracking, and `run` itself."""
+"""Keys of the groups that say how a run goes: precision, trainer, checkpoint, tracking, and `run` itself."""
 
 from datetime import timedelta
 from typing import Literal
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt
 
-from distmlp.schema.base import Auto, FolderName, Section
-
-
-class Strategy(Section):
-    name: Literal["auto", "single", "ddp"] = Field(description="how the run is spread: single, ddp, or auto")
+from distmlp.schema.base import Auto, FolderName, Fraction, Section
 
 
 class Precision(Section):
-    name: Literal["fp32", "bf16_mixed"] = Field(description="fp32, or bf16_mixed (bfloat16 with 32-bit weights)")
+    name: Literal["fp32", "tf32", "bf16_mixed", "fp16_mixed", "bf16_true", "fp8"] = Field(
+        description="formats of weights and arithmetic; mixed ones keep 32-bit weights"
+    )
 
 
 class Trainer(Section):
@@ -25,10 +23,14 @@ class Trainer(Section):
     max_samples: PositiveInt | None = Field(None, description="ends once so many samples were seen")
     max_time: timedelta | None = Field(None, description="ends after HH:MM:SS, or seconds")
     loss_threshold: PositiveFloat | None = Field(None, description="ends once an epoch's mean training loss is below")
-    micro_batch_size: PositiveInt | None = Field(None, description="samples a device holds at once; null: its share")
+    micro_batch_size: PositiveInt | Auto | None = Field(
+        None, description="samples a device holds at once; null: its share; auto: its share, halved until it fits"
+    )
     log_every_steps: PositiveInt = Field(10, description="steps between two lines of metrics.jsonl")
     validate_every_steps: PositiveInt | None = Field(None, description="also validates so often; null: each epoch")
     gradient_clip_norm: PositiveFloat | None = Field(None, description="largest global gradient norm")
+    gradient_clip_value: PositiveFloat | None = Field(None, description="largest absolute value in a gradient")
+    ema_decay: Fraction | None = Field(None, description="also keeps a moving average of the weights, and evaluates it")
     log_sample_ids: bool = Field(False, description="adds the ids of a logged step's samples to its line")
     progress: bool = Field(True, description="shows progress")
 

@@ -97,7 +97,9 @@ def fit(frozen: Path, tmp_path: Path) -> Callable[..., Fitted]:
             module.block_seconds = block_seconds
         shown = io.StringIO()
         console = Console(file=shown, force_terminal=terminal, width=width)
-        run = build.build_run(config, data, world, folder, composed.values, console)
+        chosen, _ = build.choose_strategy(config, module.network, world, "cpu")
+        strategy = build.build_strategy(config, chosen, world, "cpu")
+        run = build.build_run(config, data, strategy, world, folder, composed.values, console)
         fitted = Fitted(folder, config, data, module, run, shown)
         prepare(fitted)
         run.trainer.fit(

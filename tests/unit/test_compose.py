@@ -131,7 +131,10 @@ def test_conf_is_found_beside_the_package_and_inside_it_when_installed(tmp_path:
         ("+hydra.run.dir=x", r"^unknown group or key hydra\.run\.dir"),
         ("zzz=3", r"^unknown group or key zzz: `distmlp train --help` lists the keys$"),
         ("data=mnst", r"^data=mnst does not exist: did you mean mnist\? \(choices: arrays, digits, .*tokens\)$"),
-        ("precision=zzz", r"^precision=zzz does not exist: valid are bf16_mixed, fp32$"),
+        (
+            "precision=zzz",
+            r"^precision=zzz does not exist: valid are bf16_mixed, bf16_true, fp16_mixed, fp32, fp8, tf32$",
+        ),
         ("optimizer=null", r"^optimizer=null is not one choice: valid are adagrad, .*sgd$"),
         ("optimizer=[sgd,adam]", r"^optimizer=\['sgd', 'adam'\] is not one choice: valid are adagrad, "),
         ("optimizer=3", r"^optimizer=3 is not one choice: valid are adagrad, "),

@@ -1,0 +1,192 @@
+"""What every strategy has: how it fits into Lightning's Trainer, and what a training step asks of it.
+
+Lightning runs the loop and asks a `Strategy` to set up and to reduce. The step itself (`module.py`) is ours: it asks a
+strategy to compute a micro-batch, to add up its gradients, and to apply them. So nothing depends on how Lightning
+scales losses or counts accumulation, and the networks under every strategy see the same numbers.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed
+from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from distmlp.strategy.clipping import clip_gradients
+from distmlp.strategy.precision import Precision
+
+
+class Spread:
+    """A mixin for Lightning's strategies: one network, one optimizer, some ranks.
+
+    Attributes:
+        precision: formats of weights and computation.
+        device: this rank's.
+        data_world_size: ranks that hold different samples of a global batch.
+        network: the network, sharded in place by strategies that shard.
+        run: what is called with a micro-batch: the network, or what wraps it.
+    """
+
+    precision: Precision
+    device: torch.device
+    data_world_size: int = 1
+    network: nn.Module | None = None
+    run: nn.Module
+    scaler: torch.amp.GradScaler | None = None
+
+    # What a strategy changes.
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Moves, shards or wraps ``network``; returns what is to be called with a micro-batch."""
+        return network.to(self.device)
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called once, when the optimizer was made of the placed network."""
+        if self.precision.scales_loss:
+            self.scaler = torch.amp.GradScaler(self.device.type)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context of a forward pass and its loss."""
+        return self.precision.autocast(self.device.type)
+
+    def sync(self, is_last: bool) -> AbstractContextManager[object]:
+        """The context of a micro-batch's forward and backward pass; gradients are exchanged after the last at least."""
+        return nullcontext()
+
+    def add_gradients(self, loss: Tensor) -> None:
+        """Adds the gradients of ``loss``, this rank's part of the loss over the global batch.
+
+        Ranks average their gradients, while the loss is normalised over the global batch already: hence the factor.
+        """
+        if self.data_world_size > 1:
+            loss = loss * self.data_world_size
+        if self.scaler is not None:
+            loss = self.scaler.scale(loss)
+        loss.backward()
+
+    def apply_gradients(
+        self, optimizer: torch.optim.Optimizer, max_norm: float | None, max_value: float | None
+    ) -> Tensor | None:
+        """Clips to a global norm and to a value and steps; returns the norm before clipping where it was computed."""
+        norm = None
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        if max_norm is not None or max_value is not None:
+            norm = self._clip(max_norm, max_value)
+        if self.scaler is not None:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        else:
+            optimizer.step()
+        return norm
+
+    def _clip(self, max_norm: float | None, max_value: float | None) -> Tensor | None:
+        assert self.network is not None
+        norm = None if max_norm is None else clip_gradients(self.network.parameters(), max_norm)
+        if max_value is not None:
+            nn.utils.clip_grad_value_(self.network.parameters(), max_value)
+        return norm
+
+    def zero_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)
+
+    def sum_over_data(self, tensor: Tensor) -> Tensor:
+        """The sum over ranks that hold different samples."""
+        return tensor
+
+    def before_evaluation(self) -> None:
+        """Makes ready what ranks keep each for themselves in training."""
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """The whole network's weights by name, on rank 0; empty on the others. All ranks must call it."""
+        assert self.network is not None
+        return self.network.state_dict() if self.is_global_zero else {}  # type: ignore[attr-defined]
+
+    # What all share.
+
+    def compute(self, inputs: Tensor) -> Tensor:
+        """Outputs of the network for this rank's ``inputs``, as 32-bit floats, which losses and metrics expect."""
+        if inputs.is_floating_point() and inputs.dtype != self.precision.weights:
+            inputs = inputs.to(self.precision.weights)
+        outputs: Tensor = self.run(inputs)
+        return outputs.float()
+
+    def setup(self: Any, trainer: Any) -> None:
+        """Lightning calls it before training, and again before testing what is placed already."""
+        self.accelerator.setup(trainer)
+        module = self.lightning_module
+        if self.network is None:
+            self.network = module.network
+            self.precision.prepare(module.network)
+            self.run = self.place(module.network)
+            module.task.to(self.device)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+            self.attach(self.optimizers[0])
+
+    def teardown(self: Any) -> None:
+        """Leaves the network where it is: it may be tested next."""
+        self.accelerator.teardown()
+
+
+class ParallelSpread(Spread, ParallelStrategy):
+    """A strategy of several ranks, in the process group that `runtime.py` forms."""
+
+    def __init__(self, *, device: torch.device, precision: Precision, world_size: int) -> None:
+        super().__init__()
+        self.device = device
+        self.precision = precision
+        self.data_world_size = world_size
+        self.num_nodes = 1  # Lightning sets it
+
+    @property
+    def root_device(self) -> torch.device:
+        return self.device
+
+    def model_to_device(self) -> None:
+        """`place` has done it."""
+
+    @property
+    def data_group(self) -> torch.distributed.ProcessGroup | None:
+        """The ranks that hold different samples; None: all."""
+        return None
+
+    def sum_over_data(self, tensor: Tensor) -> Tensor:
+        torch.distributed.all_reduce(tensor, group=self.data_group)
+        return tensor
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        """``tensor`` over all ranks, on each of them. Lightning's interface."""
+        assert isinstance(tensor, Tensor)
+        kinds = torch.distributed.ReduceOp
+        kind = {"max": kinds.MAX}.get(str(reduce_op).lower(), kinds.SUM)
+        torch.distributed.all_reduce(tensor, op=kind, group=group)
+        return tensor / self.world_size if reduce_op in ("mean", "avg", None) else tensor
+
+    def barrier(self, name: str | None = None) -> None:
+        if self.device.type == "cuda":
+            torch.distributed.barrier(device_ids=[self.device.index])
+        else:
+            torch.distributed.barrier()
+
+    def broadcast(self, obj: Any, src: int = 0) -> Any:
+        values = [obj]
+        torch.distributed.broadcast_object_list(values, src=src)
+        return values[0]
+
+    def before_evaluation(self) -> None:
+        """Statistics of batch norms follow the share that a rank held; all evaluate with rank 0's."""
+        assert self.network is not None
+        for buffer in statistics(self.network):
+            torch.distributed.broadcast(buffer, src=0)
+
+
+def statistics(network: nn.Module) -> Iterator[Tensor]:
+    """Buffers that training changes: those that checkpoints hold."""
+    for module in network.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield buffer

@@ -1,0 +1,57 @@
+"""strategy=ddp: a replica on every rank, gradients averaged (Li et al., "PyTorch Distributed", VLDB 2020)."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distmlp.strategy.base import ParallelSpread
+
+
+class DDP(ParallelSpread):
+    """DistributedDataParallel around the network itself, so that its own rules for accumulation hold.
+
+    Args:
+        bucket_view: gradients are views of the buckets that are exchanged, which spares a copy of them.
+        static_graph: the same parameters are used in the same order in each pass; saves bookkeeping.
+        bucket_megabytes: gradients exchanged at once.
+        find_unused_parameters: for networks that leave parameters out in some passes; costs a walk of the graph.
+        options: of `ParallelSpread`.
+    """
+
+    run: DistributedDataParallel
+
+    def __init__(
+        self,
+        *,
+        bucket_view: bool = True,
+        static_graph: bool = False,
+        bucket_megabytes: float = 25.0,
+        find_unused_parameters: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.is_recorded = not static_graph
+        self.ddp_options: dict[str, Any] = {
+            "gradient_as_bucket_view": bucket_view,
+            "static_graph": static_graph,
+            "bucket_cap_mb": bucket_megabytes,
+            "find_unused_parameters": find_unused_parameters,
+        }
+
+    def place(self, network: nn.Module) -> nn.Module:
+        network.to(self.device)
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # Statistics are broadcast before an evaluation; DDP would do so in each forward pass.
+        ddp = DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, **self.ddp_options)
+        self.register_hook(ddp)
+        return ddp
+
+    def register_hook(self, ddp: DistributedDataParallel) -> None:
+        """For strategies that exchange gradients in another form."""
+
+    def sync(self, is_last: bool) -> AbstractContextManager[object]:
+        # A static graph is recorded in the first pass, which must exchange gradients; averaging them again is harmless.
+        is_recorded, self.is_recorded = self.is_recorded, True
+        return nullcontext() if is_last or not is_recorded else self.run.no_sync()

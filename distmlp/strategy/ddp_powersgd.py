@@ -1,0 +1,29 @@
+"""strategy=ddp_powersgd: DDP that exchanges low-rank factors of gradients, with error feedback.
+
+Vogels et al., "PowerSGD: Practical low-rank gradient compression for distributed optimization", NeurIPS 2019. The loss
+curve differs from DDP's: what is left out of one step is added to the next.
+"""
+
+from typing import Any
+
+from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from distmlp.strategy.ddp import DDP
+
+
+class PowerSGD(DDP):
+    """DDP with gradients compressed to matrices of rank ``rank`` from step ``start_step`` on (2 at least)."""
+
+    def __init__(self, *, rank: int, start_step: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.rank = rank
+        self.start_step = start_step
+
+    def register_hook(self, ddp: DistributedDataParallel) -> None:
+        state = PowerSGDState(
+            process_group=None,
+            matrix_approximation_rank=self.rank,
+            start_powerSGD_iter=self.start_step,
+        )
+        ddp.register_comm_hook(state, powerSGD_hook)

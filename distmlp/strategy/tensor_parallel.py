@@ -1,0 +1,50 @@
+"""strategy=tensor_parallel: layers split over neighbouring ranks, and FSDP2 over the rest: 2-D parallelism.
+
+Shoeybi et al., "Megatron-LM", 2019. Ranks that split a layer hold the same samples. How the layers of a network are
+split is a plan that the caller gives: this strategy knows no network.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.distributed import ProcessGroup
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from distmlp.strategy.fsdp2 import FSDP2
+
+
+class TensorParallel(FSDP2):
+    """``tensor_size`` neighbouring ranks split layers as ``plan`` says; FSDP2 shards over the groups of them.
+
+    Args:
+        tensor_size: ranks that split a layer.
+        plan: splits the layers of a network over a mesh, in place.
+        options: of `FSDP2`.
+    """
+
+    def __init__(self, *, tensor_size: int, plan: Callable[[nn.Module, DeviceMesh], None], **options: Any) -> None:
+        super().__init__(**options)
+        self.tensor_size = tensor_size
+        self.plan = plan
+        self.data_world_size //= tensor_size
+        self._mesh: DeviceMesh | None = None
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        """Ranks as (data, tensor)."""
+        if self._mesh is None:
+            shape = (self.data_world_size, self.tensor_size)
+            self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "tensor"))
+        return self._mesh
+
+    @property
+    def data_group(self) -> ProcessGroup:
+        return self.mesh.get_group("data")
+
+    def shard_mesh(self) -> DeviceMesh:
+        return self.mesh["data"]
+
+    def place(self, network: nn.Module) -> nn.Module:
+        self.plan(network, self.mesh["tensor"])
+        return super().place(network)
