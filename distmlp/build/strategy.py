@@ -40,8 +40,8 @@ def build_strategy(config: Config, chosen: StrategySection, world: World, device
         from distmlp.strategy.single import Single
 
         return Single(device=device, precision=precision)
-    options: dict[str, Any] = {"device": device, "precision": precision, "world_size": world.world_size}
-    options |= chosen.model_dump(exclude={"name"})
+    options: dict[str, Any] = {"device": device, "precision": precision, "rank": world.rank}
+    options |= {"world_size": world.world_size} | chosen.model_dump(exclude={"name"})
     if isinstance(chosen, DDPStrategy):
         return _ddp(chosen, options, world)
     if isinstance(chosen, FSDP2Strategy):

@@ -2,11 +2,11 @@
 
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import lightning
-import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GO_ON, BY_TIME, BY_SIGNAL = 0, 1, 2
@@ -40,6 +40,7 @@ class Stopping(lightning.Callback):
         self.signal_name = ""
         self.stopped_by_signal = False
         self.former_handlers: dict[int, Any] = {}
+        self.answer: Callable[[], int] = lambda: GO_ON
         self.started = time.monotonic()
         self.reason = f"trainer.max_epochs={max_epochs} reached"
 
@@ -48,6 +49,7 @@ class Stopping(lightning.Callback):
         self.former_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.answer()
         self._restore_handlers()
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -85,8 +87,9 @@ class Stopping(lightning.Callback):
         if trainer.world_size > 1:
             if step % self.check_every_steps:
                 return
-            strongest = torch.tensor(wish, device=trainer.strategy.root_device)
-            wish = int(trainer.strategy.reduce(strongest, reduce_op="max"))
+            # What was asked at the last check has long been answered, so that no step waits for it.
+            mine, wish = wish, self.answer()
+            self.answer = trainer.strategy.ask_all(mine)  # type: ignore[attr-defined]
         if wish == BY_SIGNAL:
             self.stopped_by_signal = True
             self._stop(trainer, f"stopped by {self.signal_name or 'a signal to another rank'}")

@@ -73,9 +73,9 @@ EIGHT = World(rank=5, world_size=8, local_rank=1, local_world_size=4)
 
 
 def test_a_configuration_that_agrees_with_the_launcher_passes() -> None:
-    check_world(EIGHT, nodes=2, devices=4, strategy="ddp", num_samples=8)
-    check_world(EIGHT, nodes="auto", devices="auto", strategy="auto", num_samples=100)
-    check_world(World(0, 1, 0, 1), nodes=1, devices=1, strategy="single", num_samples=1)
+    check_world(EIGHT, nodes=2, devices=4, num_samples=8)
+    check_world(EIGHT, nodes="auto", devices="auto", num_samples=100)
+    check_world(World(0, 1, 0, 1), nodes=1, devices=1, num_samples=1)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,11 @@ def test_a_configuration_that_agrees_with_the_launcher_passes() -> None:
             r"^trainer\.devices=8, but 4 process\(es\) were started on this node: "
             r"use torchrun --standalone --nproc-per-node=8 ",
         ),
-        ({"strategy": "single"}, r"^strategy=single is one process, but WORLD_SIZE=8: use strategy=ddp$"),
         ({"num_samples": 7}, r"^the smallest split has 7 sample\(s\), fewer than WORLD_SIZE=8$"),
     ],
 )
 def test_what_disagrees_with_the_launcher_is_named_with_both_numbers(options: dict[str, object], message: str) -> None:
-    agreeing: dict[str, object] = {"nodes": "auto", "devices": "auto", "strategy": "auto", "num_samples": 100}
+    agreeing: dict[str, object] = {"nodes": "auto", "devices": "auto", "num_samples": 100}
     with pytest.raises(ConfigError, match=message):
         check_world(EIGHT, **(agreeing | options))  # type: ignore[arg-type]
 
