@@ -17,8 +17,8 @@ from distmlp.schema.strategy import (
 )
 
 FP8_STRATEGIES = ("auto", "single", "ddp")
-# Their compression or averaging keeps a state from step to step.
-NO_WAY_BACK = ("ddp_powersgd", "ddp_localsgd")
+# Two keep a state from step to step; the third exchanges activations, whose sizes follow the micro-batch.
+NO_WAY_BACK = ("ddp_powersgd", "ddp_localsgd", "tensor_parallel")
 SPLIT_BY_TENSOR_PARALLEL = ("mlp", "gpt", "bert", "vit")
 
 

@@ -1,7 +1,8 @@
 """What a pass communicates, and how a rank that broke off in the middle of one takes part in the rest.
 
 Ranks meet in collectives, in one order. A rank that stops before the others, as for lack of memory, would leave them
-waiting. But the collectives of a pass do not depend on the number of samples in it. They are recorded once, in a pass
+waiting. But where ranks exchange weights and gradients, not activations, the collectives of a pass do not depend on
+the number of samples in it. They are recorded once, in a pass
 over one sample; a rank that broke off counts those that it has issued (a process group numbers them) and issues the
 others with empty tensors. All reach the end of the pass, and can agree there to throw it away.
 """
@@ -15,9 +16,6 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-
-FUNCTIONAL = "_c10d_functional"  # collectives that name their group, and whose results are waited for: DTensor's
-NOT_COLLECTIVE = ("wait_tensor", "_wrap_tensor_autograd")
 
 
 @dataclass(frozen=True)
@@ -56,19 +54,12 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func.namespace in ("c10d", FUNCTIONAL) and func.overloadpacket.__name__ not in NOT_COLLECTIVE:
+        if func.namespace == "c10d":
             given = (tuple(args), kwargs)
             arguments, options = tree_map_only(Tensor, lambda t: Shape(t.size(), t.dtype, t.device), given)
-            self.collectives.append(Collective(func, arguments, options, _group_of(func, args)))
+            group = ProcessGroup.unbox(next(value for value in args if isinstance(value, torch.ScriptObject)))
+            self.collectives.append(Collective(func, arguments, options, group))
         return func(*args, **kwargs)
-
-
-def _group_of(func: Any, args: Any) -> ProcessGroup:
-    if func.namespace == FUNCTIONAL:
-        names = [str(value) for value, what in zip(args, func._schema.arguments, strict=False) if "group" in what.name]
-        return torch._C._distributed_c10d._resolve_process_group(names[0])  # type: ignore[arg-type]
-    boxed = next(value for value in args if isinstance(value, torch.ScriptObject))
-    return ProcessGroup.unbox(boxed)
 
 
 class Pass:
@@ -92,6 +83,5 @@ class Pass:
             seen[name] += 1
             if seen[name] > done[name]:
                 held.append(collective.issue())
-        for _, result in held:
-            if isinstance(result, Tensor):
-                torch.ops._c10d_functional.wait_tensor(result)
+        # What the ranks agree on next, over all of them, comes after these; until then the tensors must live.
+        self.held = held

@@ -13,7 +13,6 @@ STRATEGIES = {
     "ddp": (),
     "fsdp2": (),
     "hsdp": ("strategy.shard_size=2",),
-    "tensor_parallel": ("strategy.tensor_size=2",),
 }
 FAILURES = {
     "undisturbed": None,
@@ -60,7 +59,8 @@ def test_the_run_goes_on_with_the_losses_of_the_undisturbed_one(runs: tuple[int,
         assert json.loads((folder / f"{strategy}-undisturbed" / "size.json").read_text()) is None
         for failure in ("first_forward", "later_backward"):
             disturbed = lines(folder / f"{strategy}-{failure}")
-            assert json.loads((folder / f"{strategy}-{failure}" / "size.json").read_text()) in (3, 4), failure
+            size = json.loads((folder / f"{strategy}-{failure}" / "size.json").read_text())
+            assert size <= FAILURES[failure]["above"], (strategy, failure)
             assert [line.get("sample_ids") for line in disturbed] == [line.get("sample_ids") for line in calm]
             for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy"):
                 pairs = [(a[name], b[name]) for a, b in zip(calm, disturbed, strict=True) if name in a]
