@@ -6,7 +6,7 @@ The only package that turns names into code. Objects receive plain keyword argum
 from distmlp.build.data import build_data, evaluation_loader, train_loader
 from distmlp.build.network import build_network, build_token_network, meta_network
 from distmlp.build.run import Run, build_run
-from distmlp.build.trainer import build_trainer, device_type
+from distmlp.build.trainer import build_trainer
 from distmlp.build.training import Horizon, build_module, horizon
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "build_run",
     "build_token_network",
     "build_trainer",
-    "device_type",
     "evaluation_loader",
     "horizon",
     "meta_network",
