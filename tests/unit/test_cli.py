@@ -135,6 +135,11 @@ def test_an_unknown_flag_is_answered_with_the_flags(capsys: Captured) -> None:
     )
 
 
+def test_one_thing_is_done_at_a_time(capsys: Captured) -> None:
+    message = "--cfg, --summary and --multirun exclude each other: keep one"
+    assert refused(capsys, "train", "--multirun", "--cfg", "job", "seed=1,2") == message
+
+
 def test_a_missing_configuration_is_named(capsys: Captured) -> None:
     message = "no configuration at nothing.yaml: give the config.yaml of a run folder"
     assert refused(capsys, "train", "--config", "nothing.yaml") == message
