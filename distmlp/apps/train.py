@@ -79,7 +79,7 @@ def _launch_or_train(composed: Composed) -> int:
 
 
 def _read_flags(arguments: list[str]) -> Words:
-    words, overrides, frozen, instead = iter(arguments), [], None, ""
+    words, overrides, frozen, instead = iter(arguments), [], None, set()
     for word in words:
         flag, _, value = word.partition("=")
         if flag == "--config":
@@ -87,16 +87,18 @@ def _read_flags(arguments: list[str]) -> Words:
         elif flag in ("--cfg", "-c"):
             if (value or next(words, "")) != "job":
                 raise ConfigError("--cfg takes one value: --cfg job prints the resolved configuration")
-            instead = "config"
+            instead.add("config")
         elif word == "--summary":
-            instead = "network"
+            instead.add("network")
         elif word in ("--multirun", "-m"):
-            instead = "multirun"
+            instead.add("multirun")
         elif word.startswith("-"):
             raise ConfigError(f"unknown flag {word}: valid are --config FILE, --cfg job, --summary, --multirun, --help")
         else:
             overrides.append(word)
-    return Words(overrides, frozen, instead)
+    if len(instead) > 1:
+        raise ConfigError("--cfg, --summary and --multirun exclude each other: keep one")
+    return Words(overrides, frozen, "".join(instead))
 
 
 def _show_network(config: Config) -> int:

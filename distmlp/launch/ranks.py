@@ -65,7 +65,7 @@ def launch(composed: Composed, num_ranks: int) -> int:
             with agent.relay:
                 result = agent.run()
         finally:
-            agent._rdzv_handler.shutdown()
+            agent.get_worker_group().spec.rdzv_handler.shutdown()
         if not result.is_failed():
             return handover.status()
         return _tell(composed, agent, result, handover.folder / "ranks")
