@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rich.console import Console
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
@@ -95,6 +96,7 @@ def _make_agent(num_ranks: int, log_folder: Path) -> Agent:
 
 def _tell(composed: Composed, agent: Agent, result: RunResult, log_folder: Path) -> int:
     """Says which rank failed first and why. Returns the exit status."""
+    Console(stderr=True).show_cursor()  # a progress bar that was killed has left it hidden
     folders = {int(folder.name): folder for folder in log_folder.glob("*/attempt_0/*") if folder.is_dir()}
     failure = first_failure(_read_all(result.failures, agent.looked_at, folders))
     if agent.relay.received and (failure.follows_another or not failure.is_told):
