@@ -44,6 +44,11 @@ class Stopping(lightning.Callback):
         self.started = time.monotonic()
         self.reason = f"trainer.max_epochs={max_epochs} reached"
 
+    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        # Lightning's own handler of SIGTERM talks to the other ranks wherever they happen to be, and both then hang.
+        # Without it a signal before the first step, or in the test, ends the process at once.
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
         self.former_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
@@ -100,3 +105,7 @@ class Stopping(lightning.Callback):
         if not trainer.should_stop:
             self.reason = reason
         trainer.should_stop = True
+
+
+def _nothing() -> None:
+    pass

@@ -48,7 +48,8 @@ class AutoMicroBatch:
                 undo()
             size = min(self.size or largest, largest)
             num_syncs = -(-largest // size) if strategy.syncs_each_micro_batch else 1
-            result = self._attempt(strategy, Pass(self.collectives * num_syncs), size, take)
+            progress = Pass(self.collectives * num_syncs)
+            result = self._attempt(strategy, progress, size, take)
             if not strategy.any_rank(result is None):
                 assert result is not None
                 return result

@@ -2,9 +2,9 @@
 
 Ranks meet in collectives, in one order. A rank that stops before the others, as for lack of memory, would leave them
 waiting. But where ranks exchange weights and gradients, not activations, the collectives of a pass do not depend on
-the number of samples in it. They are recorded once, in a pass
-over one sample; a rank that broke off counts those that it has issued (a process group numbers them) and issues the
-others with empty tensors. All reach the end of the pass, and can agree there to throw it away.
+the number of samples in it. They are recorded once, in a pass over one sample; a rank that broke off counts those that
+it has issued (a process group numbers them) and issues the others with empty tensors. All reach the end of the pass,
+and can agree there to throw it away.
 """
 
 from collections import Counter
@@ -83,5 +83,4 @@ class Pass:
             seen[name] += 1
             if seen[name] > done[name]:
                 held.append(collective.issue())
-        # What the ranks agree on next, over all of them, comes after these; until then the tensors must live.
-        self.held = held
+        self.held = held  # tensors that must live until the ranks have agreed, which comes after these

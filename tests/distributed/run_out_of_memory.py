@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from distmlp import build
 from distmlp.compose import compose
-from distmlp.runtime import World, discover, leave_process_group, shared_from_rank_zero
+from distmlp.process_group import form_process_group, leave_process_group
+from distmlp.runtime import World, discover
 
 SMALL = (
     "data=synthetic data.num_samples=120 data.input_shape=[8] data.num_classes=4 data.global_batch_size=31 "
@@ -77,7 +78,8 @@ def train(case: dict[str, Any], folder: Path, world: World) -> None:
 def main() -> None:
     world = discover()
     torch.set_num_threads(1)
-    shared_from_rank_zero(world, "", "gloo")
+    if world.world_size > 1:
+        form_process_group(world, "gloo")
     for case in json.loads(Path(sys.argv[1]).read_text()):
         train(case, Path(sys.argv[2]) / case["name"], world)
     leave_process_group()

@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from distmlp.build import build_data, build_network, build_strategy, build_trainer, device_type, horizon
+from distmlp.build import build_data, build_network, build_strategy, build_trainer, horizon
 from distmlp.compose import compose
 from distmlp.errors import ConfigError
-from distmlp.runtime import World
+from distmlp.runtime import World, device_type
 from distmlp.schema.strategy import SingleStrategy
 
 SMALL = ("data=synthetic", "data.num_samples=100", "data.input_shape=[4]", "tracking=none")
