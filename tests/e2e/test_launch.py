@@ -39,6 +39,7 @@ def training(folder: Path, environment: dict[str, str], words: tuple[str, ...] =
     """A run in ``folder`` that has logged its first steps, with its ranks in ``.ranks``; killed at the end."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-m", "distmlp", *words]
+    environment = environment | {"TMPDIR": str(folder)}  # a killed launcher leaves its folder
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             wait_for(lambda: any(folder.glob("runs/*/*/metrics.jsonl")) or process.poll() is not None)
