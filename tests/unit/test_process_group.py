@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from distmlp.errors import ConfigError
-from distmlp.process_group import check_same_configuration, form_process_group, from_rank_zero
+from distmlp.process_group import (
+    check_same_configuration,
+    form_process_group,
+    from_rank_zero,
+    leave_process_group,
+)
 from distmlp.runtime import World
 
 ALONE = World(0, 1, 0, 1)
@@ -41,11 +46,17 @@ dist.destroy_process_group()
 """
 
 
-def test_one_process_forms_no_group() -> None:
+def test_one_process_forms_a_group_of_its_own() -> None:
     import torch.distributed
 
     form_process_group(ALONE, "gloo")
+    assert torch.distributed.get_world_size() == 1
+    leave_process_group()
     assert not torch.distributed.is_initialized()
+    leave_process_group()
+
+
+def test_one_process_alone_agrees_with_itself() -> None:
     assert from_rank_zero(ALONE, lambda: "runs/x") == "runs/x"
     check_same_configuration(ALONE, {"seed": 1})
 
