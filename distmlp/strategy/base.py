@@ -5,7 +5,7 @@ strategy to compute a micro-batch, to add up its gradients, and to apply them. S
 scales losses or counts accumulation, and the networks under every strategy see the same numbers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.distributed
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from distmlp.strategy.clipping import clip_gradients
 from distmlp.strategy.precision import Precision
@@ -105,6 +106,20 @@ class Spread:
         assert self.network is not None
         return self.network.state_dict() if self.is_global_zero else {}  # type: ignore[attr-defined]
 
+    def held_bytes(self) -> dict[str, int]:
+        """Bytes of ``weights``, ``gradients`` and ``optimizer`` states on this rank: of its shards, where it has some.
+
+        Gradients are there from the backward pass until the next step starts.
+        """
+        assert self.network is not None
+        parameters = list(self.network.parameters())
+        states = [value for state in self.optimizers[0].state.values() for value in state.values()]  # type: ignore[attr-defined]
+        return {
+            "weights": local_bytes(parameters),
+            "gradients": local_bytes(parameter.grad for parameter in parameters),
+            "optimizer": local_bytes(states),
+        }
+
     # What all share.
 
     def compute(self, inputs: Tensor) -> Tensor:
@@ -182,6 +197,12 @@ class ParallelSpread(Spread, ParallelStrategy):
         assert self.network is not None
         for buffer in statistics(self.network):
             torch.distributed.broadcast(buffer, src=0)
+
+
+def local_bytes(values: Iterable[object]) -> int:
+    """Bytes of the tensors among ``values`` on this rank; of a DTensor, those of its local part."""
+    tensors = [value.to_local() if isinstance(value, DTensor) else value for value in values]
+    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
 
 
 def statistics(network: nn.Module) -> Iterator[Tensor]:
