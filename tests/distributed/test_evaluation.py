@@ -10,8 +10,8 @@ from parity.cases import COMMON, DOCUMENTS, GROUP, STRATEGIES, TRANSFORMER
 from parity.ranks import Outcome, Ranks
 
 STEP = "trainer.max_steps=1 optimizer=sgd optimizer.lr=1e-12"
-# 120 samples to validate and 241 to test on: ranks hold different numbers, and batches are ragged.
-VECTORS = """data=synthetic data.num_samples=1203 data.input_shape=[24] data.num_classes=12
+# 10 samples to validate and 21 to test on, one in a batch: some ranks have no sample left when others have one.
+VECTORS = """data=synthetic data.num_samples=103 trainer.micro_batch_size=1 data.input_shape=[24] data.num_classes=12
     data.global_batch_size=50 model.hidden=[24,24]"""
 NETWORKS = {
     "mlp": f"{COMMON} {VECTORS} {STEP}",
