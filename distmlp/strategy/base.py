@@ -107,18 +107,15 @@ class Spread:
         return self.network.state_dict() if self.is_global_zero else {}  # type: ignore[attr-defined]
 
     def held_bytes(self) -> dict[str, int]:
-        """Bytes of ``weights``, ``gradients`` and ``optimizer`` states on this rank: of its shards, where it has some.
-
-        Gradients are there from the backward pass until the next step starts.
-        """
+        """Bytes of this rank's ``weights``, ``gradients`` and ``optimizer`` states as they are now, to be measured."""
         assert self.network is not None
-        parameters = list(self.network.parameters())
-        states = [value for state in self.optimizers[0].state.values() for value in state.values()]  # type: ignore[attr-defined]
-        return {
-            "weights": local_bytes(parameters),
-            "gradients": local_bytes(parameter.grad for parameter in parameters),
-            "optimizer": local_bytes(states),
-        }
+        weights = list(self.network.parameters())
+        gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
+        states = optimizer_tensors(self.optimizers[0]) if self.optimizers else []  # type: ignore[attr-defined]
+        return {"weights": num_bytes(weights), "gradients": num_bytes(gradients), "optimizer": num_bytes(states)}
+
+    def close(self) -> None:
+        """Lets go of what outlives a run in its process, such as hooks and process groups. The network is unusable."""
 
     # What all share.
 
@@ -199,10 +196,16 @@ class ParallelSpread(Spread, ParallelStrategy):
             torch.distributed.broadcast(buffer, src=0)
 
 
-def local_bytes(values: Iterable[object]) -> int:
-    """Bytes of the tensors among ``values`` on this rank; of a DTensor, those of its local part."""
-    tensors = [value.to_local() if isinstance(value, DTensor) else value for value in values]
-    return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, Tensor))
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimizer remembers of its parameters."""
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of this rank's memory behind ``tensors``, counted once where several are views of the same."""
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    storages = [tensor.untyped_storage() for tensor in local]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def statistics(network: nn.Module) -> Iterator[Tensor]:

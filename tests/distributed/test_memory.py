@@ -47,10 +47,10 @@ def test_tensor_parallelism_splits_pairs_of_layers_and_shards_all_over_the_rest(
         assert rank["optimizer"] == 2 * expected + 4 * NUM_PARAMETERS
 
 
-def test_sizes_that_ranks_do_not_divide_are_held_once_all_together(ranks: Ranks) -> None:
+def test_sizes_that_ranks_do_not_divide_are_held_once_and_little_more(ranks: Ranks) -> None:
     width = 50
     whole = 4 * ((INPUTS + 1) * width + (width + 1) * width + (width + 1) * CLASSES)
     parts = held(ranks, "fsdp2", 3, f"model.hidden=[{width},{width}]")
     for kind in ("weights", "gradients"):
-        assert sum(rank[kind] for rank in parts) == whole
-        assert max(rank[kind] for rank in parts) < 1.1 * whole / 3
+        assert whole <= sum(rank[kind] for rank in parts)
+        assert max(rank[kind] for rank in parts) < 1.1 * whole / 3  # padded to equal shards
