@@ -1,0 +1,56 @@
+"""What sharding is for: how many bytes of weights, gradients and optimizer states a rank holds, as it says itself.
+
+Measured after a backward pass, of tensors that are really there. AdamW keeps two values for a weight.
+"""
+
+import pytest
+from parity.cases import COMMON, GROUP, STRATEGIES
+from parity.ranks import Ranks
+
+INPUTS, WIDTH, CLASSES = 48, 96, 12  # every size is a multiple of 2, 3 and 4: shards are equal
+FIRST, SECOND, OUTPUT = (INPUTS + 1) * WIDTH, (WIDTH + 1) * WIDTH, (WIDTH + 1) * CLASSES
+WHOLE = 4 * (FIRST + SECOND + OUTPUT)  # bytes of all weights
+NUM_PARAMETERS = 6
+RUN = f"""{COMMON} trainer.max_steps=2 optimizer=adamw model=mlp model.hidden=[{WIDTH},{WIDTH}]
+    data=synthetic data.num_samples=300 data.input_shape=[{INPUTS}] data.num_classes={CLASSES}"""
+# Ranks that share weights, gradients and optimizer states; 1: each holds all.
+SHARED_BY = {
+    ("ddp", 2): (1, 1, 1),
+    ("fsdp2", 2): (2, 2, 2),
+    ("hsdp", 4): (2, 2, 2),
+}
+PADDING = 1.01  # flat shards are padded to equal sizes
+
+
+def held(ranks: Ranks, name: str, world_size: int, *words: str) -> list[dict[str, int]]:
+    strategy = STRATEGIES[name].format(group=GROUP[world_size])
+    run = f"held-{world_size}-{name}-{len(words)}"
+    return ranks.run(run, [*RUN.split(), *strategy.split(), *words], world_size).held_bytes
+
+
+@pytest.mark.parametrize(("name", "world_size"), SHARED_BY)
+def test_a_rank_holds_its_part(name: str, world_size: int, ranks: Ranks) -> None:
+    weights, gradients, optimizer = SHARED_BY[name, world_size]
+    for rank in held(ranks, name, world_size):
+        assert WHOLE / weights <= rank["weights"] <= PADDING * WHOLE / weights
+        assert WHOLE / gradients <= rank["gradients"] <= PADDING * WHOLE / gradients
+        # Besides, a count of steps for each parameter.
+        assert 2 * WHOLE / optimizer <= rank["optimizer"] <= PADDING * 2 * WHOLE / optimizer + 4 * NUM_PARAMETERS
+
+
+def test_tensor_parallelism_splits_pairs_of_layers_and_shards_all_over_the_rest(ranks: Ranks) -> None:
+    data_size, tensor_size = 2, GROUP[4]
+    split = FIRST + WIDTH * WIDTH  # by columns with its biases, then by rows
+    expected = 4 * (split / tensor_size + WIDTH + OUTPUT) / data_size
+    for rank in held(ranks, "tensor_parallel", 4):
+        assert rank["weights"] == rank["gradients"] == expected
+        assert rank["optimizer"] == 2 * expected + 4 * NUM_PARAMETERS
+
+
+def test_sizes_that_ranks_do_not_divide_are_held_once_and_little_more(ranks: Ranks) -> None:
+    width = 50
+    whole = 4 * ((INPUTS + 1) * width + (width + 1) * width + (width + 1) * CLASSES)
+    parts = held(ranks, "fsdp2", 3, f"model.hidden=[{width},{width}]")
+    for kind in ("weights", "gradients"):
+        assert whole <= sum(rank[kind] for rank in parts)
+        assert max(rank[kind] for rank in parts) < 1.1 * whole / 3  # padded to equal shards
