@@ -110,5 +110,6 @@ class Ranks:
 
 
 def _logs(folder: Path) -> str:
-    logs = [(path.stem, path.read_text().splitlines()[-LAST_LINES:]) for path in sorted(folder.glob("rank-*.log"))]
+    # Ranks but the first print into the log of the run's folder, once it is there.
+    logs = [(path.stem, path.read_text().splitlines()[-LAST_LINES:]) for path in sorted(folder.rglob("rank-*.log"))]
     return "\n".join("\n".join([f"--- {name}", *lines]) for name, lines in logs)
