@@ -83,6 +83,17 @@ def tensor_sizes(strategy: TensorParallelStrategy, world: World) -> tuple[int, i
     )
 
 
+def secondary_shard_size(strategy: DeepSpeedStrategy, world: World) -> int:
+    """Ranks that hold a second copy of the weights between them."""
+    size = world.local_world_size if strategy.secondary_shard_size == "auto" else strategy.secondary_shard_size
+    if world.world_size % size:
+        raise ConfigError(
+            f"strategy.secondary_shard_size={size} does not divide the world size {world.world_size}: use one of "
+            f"{_divisors(world.world_size)}"
+        )
+    return size
+
+
 def _two_sizes(
     world: World, outer: tuple[str, int | Literal["auto"]], inner: tuple[str, int | Literal["auto"]], instead: str
 ) -> tuple[int, int]:

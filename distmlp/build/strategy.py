@@ -22,8 +22,8 @@ from distmlp.schema.strategy import (
     StrategySection,
     TensorParallelStrategy,
 )
-from distmlp.strategy.precision import precision_on
-from distmlp.strategy_rules import group_size, hsdp_sizes, tensor_sizes
+from distmlp.strategy.precision import Precision, precision_on
+from distmlp.strategy_rules import group_size, hsdp_sizes, secondary_shard_size, tensor_sizes
 
 # Values of 4 bytes that an optimizer keeps for each weight.
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adagrad": 1, "rmsprop": 1, "lion": 1, "muon": 2}
@@ -47,7 +47,7 @@ def build_strategy(config: Config, chosen: StrategySection, world: World, device
     if isinstance(chosen, FSDP2Strategy):
         return _fsdp(chosen, options, world)
     assert isinstance(chosen, DeepSpeedStrategy)
-    raise AssertionError("deepspeed")
+    return _deepspeed(chosen, config.trainer.gradient_clip_norm, device, precision, world)
 
 
 def _ddp(chosen: DDPStrategy, options: dict[str, Any], world: World) -> Strategy:
@@ -77,6 +77,17 @@ def _fsdp(chosen: FSDP2Strategy, options: dict[str, Any], world: World) -> Strat
     if isinstance(chosen, TensorParallelStrategy):
         return TensorParallel(tensor_size=tensor_sizes(chosen, world)[1], plan=split_layers, **options)
     return FSDP2(**options)
+
+
+def _deepspeed(
+    chosen: DeepSpeedStrategy, max_norm: float | None, device: torch.device, precision: Precision, world: World
+) -> Strategy:
+    from distmlp.strategy.deepspeed import DeepSpeed
+    from distmlp.strategy.deepspeed_config import ZeroOptions
+
+    sizes = {"secondary_shard_size": secondary_shard_size(chosen, world)}
+    zero = ZeroOptions(**chosen.model_dump(exclude={"name"}) | sizes)
+    return DeepSpeed(zero=zero, max_norm=max_norm, device=device, precision=precision, world_size=world.world_size)
 
 
 def choose_strategy(config: Config, network: nn.Module, world: World, device_type: str) -> tuple[StrategySection, str]:
