@@ -22,7 +22,7 @@ from distmlp.schema.strategy import (
     StrategySection,
     TensorParallelStrategy,
 )
-from distmlp.strategy.precision import Precision, precision_on
+from distmlp.strategy.precision import precision_on
 from distmlp.strategy_rules import group_size, hsdp_sizes, secondary_shard_size, tensor_sizes
 
 # Values of 4 bytes that an optimizer keeps for each weight.
@@ -40,14 +40,14 @@ def build_strategy(config: Config, chosen: StrategySection, world: World, device
         from distmlp.strategy.single import Single
 
         return Single(device=device, precision=precision)
-    options: dict[str, Any] = {"device": device, "precision": precision, "world_size": world.world_size}
-    options |= chosen.model_dump(exclude={"name"})
+    place: dict[str, Any] = {"device": device, "precision": precision, "world_size": world.world_size}
+    options = place | chosen.model_dump(exclude={"name"})
     if isinstance(chosen, DDPStrategy):
         return _ddp(chosen, options, world)
     if isinstance(chosen, FSDP2Strategy):
         return _fsdp(chosen, options, world)
     assert isinstance(chosen, DeepSpeedStrategy)
-    return _deepspeed(chosen, config.trainer.gradient_clip_norm, device, precision, world)
+    return _deepspeed(chosen, place | {"max_norm": config.trainer.gradient_clip_norm}, world)
 
 
 def _ddp(chosen: DDPStrategy, options: dict[str, Any], world: World) -> Strategy:
@@ -79,15 +79,13 @@ def _fsdp(chosen: FSDP2Strategy, options: dict[str, Any], world: World) -> Strat
     return FSDP2(**options)
 
 
-def _deepspeed(
-    chosen: DeepSpeedStrategy, max_norm: float | None, device: torch.device, precision: Precision, world: World
-) -> Strategy:
+def _deepspeed(chosen: DeepSpeedStrategy, options: dict[str, Any], world: World) -> Strategy:
     from distmlp.strategy.deepspeed import DeepSpeed
     from distmlp.strategy.deepspeed_config import ZeroOptions
 
     sizes = {"secondary_shard_size": secondary_shard_size(chosen, world)}
     zero = ZeroOptions(**chosen.model_dump(exclude={"name"}) | sizes)
-    return DeepSpeed(zero=zero, max_norm=max_norm, device=device, precision=precision, world_size=world.world_size)
+    return DeepSpeed(zero=zero, **options)
 
 
 def choose_strategy(config: Config, network: nn.Module, world: World, device_type: str) -> tuple[StrategySection, str]:

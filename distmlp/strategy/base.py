@@ -5,7 +5,7 @@ strategy to compute a micro-batch, to add up its gradients, and to apply them. S
 scales losses or counts accumulation, and the networks under every strategy see the same numbers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.distributed
 from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from distmlp.strategy.clipping import clip_gradients
 from distmlp.strategy.precision import Precision
@@ -105,6 +106,17 @@ class Spread:
         assert self.network is not None
         return self.network.state_dict() if self.is_global_zero else {}  # type: ignore[attr-defined]
 
+    def held_bytes(self) -> dict[str, int]:
+        """Bytes of this rank's ``weights``, ``gradients`` and ``optimizer`` states as they are now; for measurements."""
+        assert self.network is not None
+        weights = list(self.network.parameters())
+        gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
+        states = optimizer_tensors(self.optimizers[0]) if self.optimizers else []  # type: ignore[attr-defined]
+        return {"weights": num_bytes(weights), "gradients": num_bytes(gradients), "optimizer": num_bytes(states)}
+
+    def close(self) -> None:
+        """Lets go of what outlives a run in its process, such as hooks and process groups. The network is unusable."""
+
     # What all share.
 
     def compute(self, inputs: Tensor) -> Tensor:
@@ -182,6 +194,18 @@ class ParallelSpread(Spread, ParallelStrategy):
         assert self.network is not None
         for buffer in statistics(self.network):
             torch.distributed.broadcast(buffer, src=0)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """What an optimizer remembers of its parameters."""
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+def num_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of this rank's memory behind ``tensors``, counted once where several are views of the same."""
+    local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
+    storages = [tensor.untyped_storage() for tensor in local]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def statistics(network: nn.Module) -> Iterator[Tensor]:

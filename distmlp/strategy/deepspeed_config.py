@@ -67,11 +67,16 @@ def deepspeed_config(
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": _zero(zero, device_type, num_elements),
         "communication_data_type": zero.reduce_dtype,
-        # Micro-batches add up in 32 bits, as everywhere else.
-        "data_types": {"grad_accum_dtype": "fp32"},
-        "bf16": {"enabled": precision.is_mixed and precision.compute == torch.bfloat16},
-        "fp16": {"enabled": precision.is_mixed and precision.compute == torch.float16},
+        # Micro-batches add up in the format of the weights that are stepped, as everywhere else.
+        "data_types": {"grad_accum_dtype": "fp32" if precision.weights == torch.float32 else "bf16"},
+        "bf16": {"enabled": precision.compute == torch.bfloat16} | _without_masters(precision),
+        "fp16": {"enabled": precision.compute == torch.float16},
     }
+
+
+def _without_masters(precision: Precision) -> dict[str, bool]:
+    only = precision.weights == torch.bfloat16
+    return {"bf16_master_weights_and_grads": only, "bf16_optimizer_states": only}
 
 
 def _zero(zero: ZeroOptions, device_type: str, num_elements: int) -> dict[str, Any]:
