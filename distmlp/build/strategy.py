@@ -10,6 +10,7 @@ from torch import nn
 
 from distmlp.build.tensor_plans import split_layers
 from distmlp.config import Config
+from distmlp.deepspeed_rules import secondary_shard_size
 from distmlp.runtime import World
 from distmlp.schema.strategy import (
     DDPStrategy,
@@ -23,7 +24,7 @@ from distmlp.schema.strategy import (
     TensorParallelStrategy,
 )
 from distmlp.strategy.precision import precision_on
-from distmlp.strategy_rules import group_size, hsdp_sizes, secondary_shard_size, tensor_sizes
+from distmlp.strategy_rules import group_size, hsdp_sizes, tensor_sizes
 
 # Values of 4 bytes that an optimizer keeps for each weight.
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adagrad": 1, "rmsprop": 1, "lion": 1, "muon": 2}
@@ -82,7 +83,10 @@ def _fsdp(chosen: FSDP2Strategy, options: dict[str, Any], world: World) -> Strat
 def _deepspeed(chosen: DeepSpeedStrategy, options: dict[str, Any], world: World) -> Strategy:
     from distmlp.strategy.deepspeed import DeepSpeed
     from distmlp.strategy.deepspeed_config import ZeroOptions
+    from distmlp.strategy.deepspeed_io import check_disk_access
 
+    if "nvme" in (chosen.offload_optimizer, chosen.offload_parameters):
+        check_disk_access(chosen.name)
     sizes = {"secondary_shard_size": secondary_shard_size(chosen, world)}
     zero = ZeroOptions(**chosen.model_dump(exclude={"name"}) | sizes)
     return DeepSpeed(zero=zero, **options)

@@ -107,7 +107,7 @@ class Spread:
         return self.network.state_dict() if self.is_global_zero else {}  # type: ignore[attr-defined]
 
     def held_bytes(self) -> dict[str, int]:
-        """Bytes of this rank's ``weights``, ``gradients`` and ``optimizer`` states as they are now; for measurements."""
+        """Bytes of this rank's ``weights``, ``gradients`` and ``optimizer`` states as they are now, to measure."""
         assert self.network is not None
         weights = list(self.network.parameters())
         gradients = [parameter.grad for parameter in weights if parameter.grad is not None]

@@ -18,6 +18,7 @@ from torch.nn import functional
 from distmlp.log import log
 from distmlp.strategy.base import ParallelSpread, num_bytes, optimizer_tensors
 from distmlp.strategy.deepspeed_config import ZeroOptions, deepspeed_config
+from distmlp.strategy.deepspeed_io import load_disk_access
 
 
 class DeepSpeed(ParallelSpread):
@@ -45,6 +46,8 @@ class DeepSpeed(ParallelSpread):
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         assert self.network is not None
         deepspeed = _import_deepspeed(self.device.type)
+        if "nvme" in (self.zero.offload_optimizer, self.zero.offload_parameters):
+            load_disk_access(self.device.type)
         config = deepspeed_config(
             self.zero,
             precision=self.precision,
@@ -80,7 +83,8 @@ class DeepSpeed(ParallelSpread):
     def apply_gradients(
         self, optimizer: torch.optim.Optimizer, max_norm: float | None, max_value: float | None
     ) -> Tensor | None:
-        assert max_norm == self.max_norm and max_value is None
+        assert max_norm == self.max_norm, "the engine clips to what it was made with"
+        assert max_value is None
         self.engine.step()
         return None if max_norm is None else torch.as_tensor(self.engine.get_global_grad_norm())
 
@@ -116,7 +120,7 @@ class DeepSpeed(ParallelSpread):
 
         if parameter.requires_grad:
             whole: Tensor = safe_get_full_fp32_param(parameter)
-            return whole.view(parameter.ds_shape if self.zero.stage == 3 else parameter.shape)
+            return whole.view(getattr(parameter, "ds_shape", parameter.shape))  # under ZeRO-3 it holds no values
         with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero.stage == 3):
             return parameter.detach().float().clone()
 
@@ -147,7 +151,9 @@ class DeepSpeed(ParallelSpread):
         if self.engine is None:
             return super().held_bytes()
         parameters = list(self.engine.module.parameters())
-        weights = [tensor for p in parameters for tensor in (p.data, getattr(p, "ds_tensor", None)) if tensor is not None]
+        weights = [
+            tensor for p in parameters for tensor in (p.data, getattr(p, "ds_tensor", None)) if tensor is not None
+        ]
         return {
             "weights": num_bytes(weights),
             "gradients": num_bytes(_gradients([*parameters, *self.shards], self.sharded)),

@@ -15,7 +15,7 @@ NEVER = 2**62  # steps between two reports of DeepSpeed's
 
 @dataclass(frozen=True)
 class ZeroOptions:
-    """What is sharded, where it lives and how it is exchanged (Rajbhandari et al., "ZeRO", SC 2020, and its successors).
+    """What is sharded, where it lives and how it is exchanged (Rajbhandari et al., "ZeRO", SC 2020, and what followed).
 
     Args:
         stage: 1 shards optimizer states, 2 gradients too, 3 weights too.

@@ -27,7 +27,7 @@ def layer(name: str, modules: str, *, apart: bool = False) -> Layer:
 
 # The lowest first: a module may import from the rows above its own, and from its own where that is not apart.
 LAYERS = (
-    layer("ground", "__init__ errors schema config compose runtime strategy_rules log run_folder"),
+    layer("ground", "__init__ errors schema config compose runtime strategy_rules deepspeed_rules log run_folder"),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),
     layer("uses", "bench doctor compress explain export generate privacy report summary", apart=True),
