@@ -6,6 +6,7 @@ Checked before a process starts or a file is written. Each rule says what cannot
 from typing import Literal
 
 from distmlp.config import Config
+from distmlp.deepspeed_rules import check_deepspeed
 from distmlp.errors import ConfigError
 from distmlp.runtime import World
 from distmlp.schema.strategy import (
@@ -30,7 +31,7 @@ def check_strategy(config: Config, world: World, device_type: str) -> None:
     if device_type == "mps" and strategy.name not in ("single", "auto"):
         raise ConfigError(f"strategy={strategy.name} needs a CPU or NVIDIA GPUs: on mps use strategy=single")
     if isinstance(strategy, DeepSpeedStrategy):
-        _check_deepspeed(config, strategy)
+        check_deepspeed(config, world, device_type)
     if isinstance(strategy, LocalSGDStrategy):
         group_size(strategy, world)
         if config.trainer.ema_decay is not None:
@@ -138,27 +139,3 @@ def _check_tensor_parallel(config: Config, tensor_size: int) -> None:
                 f"model.hidden holds {width}, which strategy.tensor_size={tensor_size} does not divide: every rank "
                 "takes an equal part; choose other widths, or use strategy=fsdp2"
             )
-
-
-def _check_deepspeed(config: Config, strategy: DeepSpeedStrategy) -> None:
-    """DeepSpeed's own limits, which it meets late and with a traceback."""
-    name, trainer = strategy.name, config.trainer
-    if trainer.gradient_clip_value is not None:
-        raise ConfigError(
-            f"trainer.gradient_clip_value does not work with strategy={name}: DeepSpeed clips by the global norm only; "
-            "use trainer.gradient_clip_norm, or strategy=fsdp2"
-        )
-    if config.model.compile and strategy.stage == 3:
-        raise ConfigError(
-            f"model.compile=true does not work inside strategy={name}: DeepSpeed swaps the parameters while it runs; "
-            "use strategy=fsdp2, or deepspeed_zero2"
-        )
-    if config.optimizer.name == "muon":
-        raise ConfigError(
-            f"optimizer=muon does not work with strategy={name}: DeepSpeed flattens the matrices that Muon "
-            "needs whole; use strategy=fsdp2, or optimizer=adamw"
-        )
-    if strategy.stage < 3 and strategy.offload_parameters != "none":
-        raise ConfigError(f"strategy.offload_parameters needs stage 3, and strategy={name} has stage {strategy.stage}")
-    if "nvme" in (strategy.offload_optimizer, strategy.offload_parameters) and strategy.nvme_path is None:
-        raise ConfigError(f"strategy={name} needs strategy.nvme_path=FOLDER on a fast local disk")

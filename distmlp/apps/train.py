@@ -144,6 +144,7 @@ def _train(composed: Composed, world: World) -> int:
     stopped = made.stopping.stopped_by_signal
     if not stopped and len(data.test):
         made.trainer.test(module, build.evaluation_loader(config, data, world, "test"), verbose=False)
+    strategy.close()  # type: ignore[attr-defined]
     if world.rank == 0:
         position = module.position
         summary = summarize(

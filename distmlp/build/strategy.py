@@ -10,6 +10,7 @@ from torch import nn
 
 from distmlp.build.tensor_plans import split_layers
 from distmlp.config import Config
+from distmlp.deepspeed_rules import secondary_shard_size
 from distmlp.runtime import World
 from distmlp.schema.strategy import (
     DDPStrategy,
@@ -40,14 +41,15 @@ def build_strategy(config: Config, chosen: StrategySection, world: World, device
         from distmlp.strategy.single import Single
 
         return Single(device=device, precision=precision)
-    options: dict[str, Any] = {"device": device, "precision": precision, "rank": world.rank}
-    options |= {"world_size": world.world_size} | chosen.model_dump(exclude={"name"})
+    place: dict[str, Any] = {"device": device, "precision": precision}
+    place |= {"rank": world.rank, "world_size": world.world_size}
+    options = place | chosen.model_dump(exclude={"name"})
     if isinstance(chosen, DDPStrategy):
         return _ddp(chosen, options, world)
     if isinstance(chosen, FSDP2Strategy):
         return _fsdp(chosen, options, world)
     assert isinstance(chosen, DeepSpeedStrategy)
-    raise AssertionError("deepspeed")
+    return _deepspeed(chosen, place | {"max_norm": config.trainer.gradient_clip_norm}, world)
 
 
 def _ddp(chosen: DDPStrategy, options: dict[str, Any], world: World) -> Strategy:
@@ -77,6 +79,18 @@ def _fsdp(chosen: FSDP2Strategy, options: dict[str, Any], world: World) -> Strat
     if isinstance(chosen, TensorParallelStrategy):
         return TensorParallel(tensor_size=tensor_sizes(chosen, world)[1], plan=split_layers, **options)
     return FSDP2(**options)
+
+
+def _deepspeed(chosen: DeepSpeedStrategy, options: dict[str, Any], world: World) -> Strategy:
+    from distmlp.strategy.deepspeed import DeepSpeed
+    from distmlp.strategy.deepspeed_config import ZeroOptions
+    from distmlp.strategy.deepspeed_io import check_disk_access
+
+    if "nvme" in (chosen.offload_optimizer, chosen.offload_parameters):
+        check_disk_access(chosen.name)
+    sizes = {"secondary_shard_size": secondary_shard_size(chosen, world)}
+    zero = ZeroOptions(**chosen.model_dump(exclude={"name"}) | sizes)
+    return DeepSpeed(zero=zero, **options)
 
 
 def choose_strategy(config: Config, network: nn.Module, world: World, device_type: str) -> tuple[StrategySection, str]:

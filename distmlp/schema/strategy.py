@@ -84,6 +84,9 @@ class DeepSpeedStrategy(StrategySection):
     nvme_path: str | None = Field(None, description="folder on a fast local disk, for what is offloaded to nvme")
     reduce_dtype: ReduceDtype = Field("fp32", description="format in which gradients are exchanged")
     bucket_elements: PositiveInt = Field(500_000_000, description="gradient values that are reduced at once")
+    whole_below_elements: Annotated[int, Field(ge=0)] = Field(
+        100_000, description="weights with fewer values stay whole on every rank (stage 3): fewer messages"
+    )
     overlap_communication: bool = Field(True, description="reduces gradients while the backward pass goes on (CUDA)")
     secondary_shard_size: PositiveInt | Auto = Field(
         1, description="ZeRO++ hpZ: ranks that hold a second copy of weights"

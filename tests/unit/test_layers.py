@@ -29,7 +29,8 @@ def layer(name: str, modules: str, *, apart: bool = False) -> Layer:
 LAYERS = (
     layer(
         "ground",
-        "__init__ errors schema config compose runtime process_group strategy_rules log run_folder launch sweep",
+        "__init__ errors schema config compose runtime process_group strategy_rules deepspeed_rules log run_folder "
+        "launch sweep",
     ),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),
