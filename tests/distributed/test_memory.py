@@ -44,6 +44,23 @@ def test_tensor_parallelism_splits_pairs_of_layers_and_shards_all_over_the_rest(
         assert rank["optimizer"] == 2 * expected + 4 * NUM_PARAMETERS
 
 
+@pytest.mark.parametrize(
+    ("name", "weights", "gradients"),
+    [("deepspeed_zero1", 1, 1), ("deepspeed_zero2", 1, 1 / 2), ("deepspeed_zero3", 1 / 2, 1 / 2)],
+)
+def test_each_stage_of_zero_shards_more(name: str, weights: float, gradients: float, ranks: Ranks) -> None:
+    width, num_layers = 128, 8
+    layer = 4 * (width + 1) * width
+    whole = num_layers * layer + 4 * (width + 1) * CLASSES
+    words = (f"model.hidden=[{','.join([str(width)] * num_layers)}]", f"data.input_shape=[{width}]")
+    for rank in held(ranks, name, 2, *words):
+        assert weights * whole <= rank["weights"] <= SLACK * weights * whole
+        # A layer that two ranks have a part of is held whole by both of them. Below stage 2 nothing is promised.
+        assert rank["gradients"] <= gradients * whole + layer
+        # AdamW's two, and the copy of the weights that is stepped.
+        assert 3 / 2 * whole <= rank["optimizer"] <= SLACK * 3 / 2 * whole
+
+
 def test_sizes_that_ranks_do_not_divide_are_held_once_and_little_more(ranks: Ranks) -> None:
     width = 50
     whole = 4 * ((INPUTS + 1) * width + (width + 1) * width + (width + 1) * CLASSES)

@@ -74,10 +74,20 @@ STRATEGIES = {
     "ddp_bf16_compress": "strategy=ddp_bf16_compress",
     "ddp_localsgd": "strategy=ddp_localsgd strategy.period=1 strategy.start_step=0 strategy.group_size=1",
     "ddp_powersgd": "strategy=ddp_powersgd strategy.start_step=10",
+    "deepspeed_zero1": "strategy=deepspeed_zero1",
+    "deepspeed_zero2": "strategy=deepspeed_zero2",
+    "deepspeed_zero3": "strategy=deepspeed_zero3 strategy.whole_below_elements=1",
+    "deepspeed_zero2_offload": "strategy=deepspeed_zero2_offload",
+    "deepspeed_zero3_offload": "strategy=deepspeed_zero3_offload strategy.whole_below_elements=1",
+    # Quantized exchanges need CUDA; the second copy of the weights does not.
+    "deepspeed_zeropp": "strategy=deepspeed_zeropp strategy.whole_below_elements=1 "
+    "strategy.secondary_shard_size={group} strategy.quantized_weights=false strategy.quantized_gradients=false",
 }
 # Their own loss curve by design: compared with DDP up to their first step of their own, and in what samples they take.
 OWN_CURVE = {"ddp_powersgd": 10}
-FOR_TRANSFORMERS = ("single", "ddp", "fsdp2", "tensor_parallel")
+FOR_TRANSFORMERS = ("single", "ddp", "fsdp2", "tensor_parallel", "deepspeed_zero2", "deepspeed_zero3")
+# What DeepSpeed refuses.
+NOT_FOR_DEEPSPEED = ("clipping_value", "muon")
 GROUP = {1: 1, 2: 2, 3: 3, 4: 2}  # ranks that share a copy (hsdp) or split a layer (tensor_parallel)
 
 
@@ -116,8 +126,11 @@ class Case:
 
 
 def _is_possible(case: Case) -> bool:
-    if (case.strategy == "single") != (case.world_size == 1 and case.strategy not in ("fsdp2", "tensor_parallel")):
+    alone = ("fsdp2", "tensor_parallel", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
+    if (case.strategy == "single") != (case.world_size == 1 and case.strategy not in alone):
         return False
+    if case.strategy.startswith("deepspeed"):
+        return case.recipe not in NOT_FOR_DEEPSPEED
     if case.strategy.startswith("ddp_"):
         return case.recipe in (LINEAR if case.strategy == "ddp_localsgd" else FOR_EXCHANGE)
     return not (case.strategy == "tensor_parallel" and case.world_size == 3 and not case.network.startswith("mlp"))
@@ -156,6 +169,14 @@ def representative() -> list[Case]:
         Case(2, "tensor_parallel", "gpt_untied", "checkpointing"),
         Case(2, "fsdp2", "gpt_documents", "adamw_accumulation"),
         Case(3, "fsdp2", "mlp_norm", "uneven"),
+        Case(1, "deepspeed_zero3", "mlp", "sgd"),
+        Case(2, "deepspeed_zero1", "mlp", "accumulation"),
+        Case(2, "deepspeed_zero2", "mlp_norm", "adamw_accumulation"),
+        Case(2, "deepspeed_zero2_offload", "mlp", "sgd"),
+        Case(2, "deepspeed_zero3", "gpt_documents", "adamw_accumulation"),
+        Case(2, "deepspeed_zero3_offload", "mlp", "ragged_accumulation"),
+        Case(3, "deepspeed_zero3", "mlp", "uneven"),
+        Case(4, "deepspeed_zeropp", "mlp", "ragged_clipping"),
         Case(4, "hsdp", "mlp", "ragged_clipping"),
         Case(4, "tensor_parallel", "mlp", "ragged_clipping"),
     ]

@@ -112,7 +112,7 @@ def _be_rank(job: Job, rank: int, port: int) -> int:
 
 
 def _probe(path: Path) -> None:
-    """Adds a callback to the run that writes which bytes a rank holds after its last step."""
+    """Adds a callback to the run that writes which bytes a rank holds between the last backward pass and its step."""
     import lightning
 
     from distmlp import build
@@ -120,8 +120,15 @@ def _probe(path: Path) -> None:
     build_run = build.build_run
 
     class HeldBytes(lightning.Callback):
-        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-            self.held = trainer.strategy.held_bytes()  # gradients live until the next step starts
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            strategy = trainer.strategy
+            apply = strategy.apply_gradients
+
+            def measured(*arguments: Any) -> Any:
+                self.held = strategy.held_bytes()
+                return apply(*arguments)
+
+            strategy.apply_gradients = measured
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             path.write_text(json.dumps(self.held))
