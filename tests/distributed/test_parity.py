@@ -68,6 +68,11 @@ def test_the_norm_that_is_clipped_is_that_of_the_whole_gradient(case: Case, outc
     assert largest(ours, theirs) <= 1e-4 * max(theirs)
 
 
+def test_recomputing_activations_changes_nothing(outcome: Find) -> None:
+    recomputed, kept = (outcome(Case(1, "single", "gpt_untied", recipe)) for recipe in ("checkpointing", "sgd"))
+    assert recomputed.of_steps("train/loss") == kept.of_steps("train/loss")
+
+
 def _check(case: Case, against: str, found: Difference) -> None:
     limit = bound(case)
     if FOLDER:

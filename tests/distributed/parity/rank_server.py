@@ -57,6 +57,12 @@ def _import_everything() -> None:
     torch.set_num_threads(1)
 
 
+def _import_deepspeed() -> None:
+    """Called before each run that needs it: the engine imports torch's compiler for Muon, which takes seconds."""
+    os.environ["DS_ACCELERATOR"] = "cpu"  # read at the import
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+
+
 def _run(job: Job) -> list[int]:
     """Exit status of each rank, negative where a signal ended it."""
     from distmlp.compose import compose
@@ -69,6 +75,8 @@ def _run(job: Job) -> list[int]:
         (folder / "rank-0.log").write_text(str(error))
         return [2]
     (folder / "case.yaml").write_text(frozen)
+    if any(word.startswith("strategy=deepspeed") for word in job.words):
+        _import_deepspeed()
     port = _free_port()
     sys.stderr.flush()
     return _wait([_start(job, rank, port) for rank in range(job.world_size)], job.seconds)
