@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 export PIP_USE_PEP517 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check format wheel clean
+.PHONY: help train test parity check format wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -17,6 +17,12 @@ train: .venv/.train-ready ## train the default experiment
 
 test: .venv/.dev-ready ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+# What each strategy gives against the others; `make test` has a part of it.
+parity: .venv/.dev-ready ## compare every strategy with the others (20 minutes), write docs/parity.md
+	rm -rf build/parity
+	DISTMLP_PARITY=$(CURDIR)/build/parity $(BIN)/python -m pytest -q tests/distributed
+	PYTHONPATH=tests/distributed $(BIN)/python -m parity.report build/parity docs/parity.md
 
 check: .venv/.dev-ready ## format, lint, types and layers, without changing a file
 	$(BIN)/ruff format --check

@@ -4,11 +4,14 @@ Torch is not imported here, so that help and mistakes are answered at once.
 """
 
 import os
+import signal
 import sys
 import textwrap
 from importlib import import_module
 
 from distmlp.errors import ConfigError
+from distmlp.launch.rank_side import die_with_parent
+from distmlp.log import console
 from distmlp.runtime import speaks_for_all
 
 VERBS = {
@@ -31,7 +34,11 @@ examples:
   distmlp evaluate runs/NAME/ID split=test
   distmlp generate runs/NAME/ID prompt="Once upon"
   distmlp plot runs/NAME/ID runs/NAME/OTHER
-  torchrun --standalone --nproc-per-node 4 -m distmlp train strategy=ddp
+  distmlp train trainer.devices=4                        four processes on this machine
+  distmlp train --multirun optimizer.lr=0.01,0.1 model=mlp,cnn
+                                                         four runs, one after the other
+  torchrun --nnodes 2 --nproc-per-node 4 … -m distmlp train
+                                                         on each of two machines
 `distmlp train --help` explains every key."""
 
 
@@ -51,7 +58,8 @@ def _wrapped(name: str, text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb. Returns the exit status: 0 done, 2 a user's mistake, 3 stopped by a signal, else 1."""
+    """Runs one verb. Returns the exit status: 0 done, 2 a user's mistake, 3 stopped by a signal, else 1 or more."""
+    die_with_parent()
     words = sys.argv[1:] if arguments is None else arguments
     try:
         return _dispatch(words)
@@ -60,8 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except ConfigError as error:
         if speaks_for_all():
-            print(f"distmlp: {' '.join(str(error).split())}", file=sys.stderr)
+            print(f"distmlp: {' '.join(str(error).split())}", file=console())
         return 2
+    except KeyboardInterrupt:  # before there was anything to save
+        return 128 + signal.SIGINT
 
 
 def _dispatch(words: list[str]) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from distmlp.config import Config, all_fields, nearest, validate
 from distmlp.errors import ConfigError
+from distmlp.run_folder import new_run_id
 
 GROUPS_IN_ORDER = (
     "experiment model data optimizer scheduler strategy precision trainer checkpoint tracking".split()
@@ -34,6 +35,17 @@ class Composed:
     values: dict[str, Any]
     config: Config
 
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> "Composed":
+        """``values``, validated."""
+        return cls(values, validate(_without_missing(values)))
+
+    def named(self) -> "Composed":
+        """The same with the name and the id that the run will have."""
+        run = self.config.run
+        name, run_id = run.name or f"{self.config.data.name}-{self.config.model.name}", run.id or new_run_id()
+        return Composed.of(self.values | {"run": {"root": run.root, "name": name, "id": run_id}})
+
     def as_yaml(self) -> str:
         """The text of `config.yaml`."""
         from omegaconf import OmegaConf
@@ -55,7 +67,7 @@ def compose(overrides: list[str], frozen: Path | None = None) -> Composed:
         if _is_group(override.key_or_group) and not override.is_delete():
             _check_choice(override.key_or_group, override.value())
     values = _from_frozen(frozen, parsed) if frozen else _from_groups(parsed)
-    return Composed(values, validate(_without_missing(values)))
+    return Composed.of(values)
 
 
 def _without_missing(values: Any) -> Any:
@@ -70,6 +82,21 @@ def _is_group(key: str) -> bool:
 
 
 def _parse(word: str) -> Any:
+    override = parse(word)
+    if override.is_sweep_override():
+        raise ConfigError(
+            f"{word} names several values: a run takes one value for each key (a list is written [a,b]); "
+            "--multirun starts a run for each"
+        )
+    return override
+
+
+def parse(word: str) -> Any:
+    """``word`` as Hydra's grammar reads it, an `Override`, which may name several values.
+
+    Raises:
+        ConfigError: it is malformed.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -82,8 +109,6 @@ def _parse(word: str) -> Any:
         ) from None
     if not override.key_or_group:
         raise ConfigError(f"cannot read {word!r}: the key before = is missing")
-    if override.is_sweep_override():
-        raise ConfigError(f"{word} names several values: a run takes one value for each key (a list is written [a,b])")
     return override
 
 

@@ -56,6 +56,7 @@ class TrainingModule(lightning.LightningModule):
         optimizer: makes the optimizer from the network.
         schedule: multiplier of the base learning rate for optimizer step 0, 1, …
         micro_batch_size: samples in one forward pass; None: all of the rank's share.
+        auto_micro_batch: finds that number instead, an `AutoMicroBatch`.
         gradient_clip_norm: largest norm of the gradient over all parameters; None: no clipping.
         gradient_clip_value: largest absolute value in the gradient; None: no clipping.
         log_every_steps: steps between two entries of `logged`.
@@ -71,6 +72,7 @@ class TrainingModule(lightning.LightningModule):
         optimizer: Callable[[nn.Module], torch.optim.Optimizer],
         schedule: Callable[[int], float],
         micro_batch_size: int | None = None,
+        auto_micro_batch: Any = None,
         gradient_clip_norm: float | None = None,
         gradient_clip_value: float | None = None,
         log_every_steps: int = 1,
@@ -84,6 +86,7 @@ class TrainingModule(lightning.LightningModule):
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.micro_batch_size = micro_batch_size
+        self.auto_micro_batch = auto_micro_batch
         self.gradient_clip_norm = gradient_clip_norm
         self.gradient_clip_value = gradient_clip_value
         self.log_every_steps = log_every_steps
@@ -137,7 +140,7 @@ class TrainingModule(lightning.LightningModule):
         factor = self._set_learning_rate(optimizer.optimizer, position.step)
         is_logged = (position.step + 1) % self.log_every_steps == 0
         strategy.zero_gradients(optimizer.optimizer)
-        loss, score = self._accumulate_gradients(share, is_logged)
+        loss, score = self._take(share, is_logged)
         optimizer._on_before_step()  # Lightning's own count of steps
         norm = strategy.apply_gradients(optimizer.optimizer, self.gradient_clip_norm, self.gradient_clip_value)
         optimizer._on_after_step()
@@ -156,9 +159,21 @@ class TrainingModule(lightning.LightningModule):
                 group["lr"] = base * factor
         return factor
 
-    def _accumulate_gradients(self, share: Any, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def _take(self, share: Any, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Gradients of the loss over the global batch; returns this rank's part of that loss, and scores."""
-        parts = share.parts(self.micro_batch_size or share.largest)
+        if self.auto_micro_batch is None:
+            return self._accumulate_gradients(share, self.micro_batch_size or share.largest, is_logged)
+
+        def probe() -> None:
+            self._micro_batch(share.tensors(slice(0, 1)), 0.0, True, False)
+
+        def take(size: int) -> tuple[Tensor, dict[str, Tensor]]:
+            return self._accumulate_gradients(share, size, is_logged)
+
+        return self.auto_micro_batch.run(self.strategy, share.largest, probe, take)  # type: ignore[no-any-return]
+
+    def _accumulate_gradients(self, share: Any, size: int, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = share.parts(size)
         if len(parts) == 1:
             return self._micro_batch(share.tensors(), share.weight(), True, is_logged)
         total, scores = torch.zeros((), device=self.strategy.device), dict[str, Tensor]()
@@ -219,6 +234,9 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_start(self) -> None:
         self.strategy.before_evaluation()
+
+    def on_validation_end(self) -> None:
+        self.strategy.after_evaluation()
 
     def on_test_start(self) -> None:
         self.strategy.before_evaluation()

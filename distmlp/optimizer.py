@@ -37,6 +37,8 @@ _CLASSES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 _FUSED = ("sgd", "momentum", "adam", "adamw", "adagrad", "muon")
 # Of the fused kernels, torch shards only Adam's: under FSDP2 the others know no DTensor.
 _FUSED_SHARDED = ("adam", "adamw", "muon")
+# On a CPU torch's fused SGD leaves bfloat16 weights as they were, without a word (torch 2.13).
+_FUSED_32_BIT = ("sgd", "momentum")
 # How a step is computed, not what: these belong to the machine, so a checkpoint must not bring them along.
 _IMPLEMENTATION_KEYS = ("fused", "foreach", "capturable", "differentiable")
 _NORM_CLASS = re.compile(r"Norm(\d+d)?$")
@@ -117,6 +119,7 @@ def _can_fuse(name: str, parameters: Iterable[nn.Parameter]) -> bool:
     return name in _FUSED and all(
         weight.is_floating_point()
         and weight.device.type in ("cpu", "cuda")
+        and (weight.dtype == torch.float32 or name not in _FUSED_32_BIT)
         and (type(weight) is nn.Parameter or name in _FUSED_SHARDED)
         for weight in parameters
     )

@@ -32,13 +32,23 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S-") + secrets.token_hex(2)
 
 
+def place(root: str, name: str, run_id: str) -> Path:
+    """Where the folder of a run is, or will be."""
+    return Path(root) / name / run_id
+
+
+def log_file(folder: Path, rank: int) -> Path:
+    """The log of a rank."""
+    return folder / "logs" / f"rank-{rank:05d}.log"
+
+
 def create(root: str, name: str, run_id: str) -> Path:
     """Makes the run folder and returns it.
 
     Raises:
         ConfigError: a run of this name and id is there already, or the folder cannot be made.
     """
-    folder = Path(root) / name / run_id
+    folder = place(root, name, run_id)
     try:
         folder.mkdir(parents=True)
         (folder / "logs").mkdir()

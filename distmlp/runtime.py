@@ -6,7 +6,9 @@ one process.
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Literal
 
 from distmlp.errors import ConfigError
@@ -15,8 +17,23 @@ TORCHRUN_KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def speaks_for_all(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process is the one that tells the user of a mistake that all ranks find."""
+    """Whether this process tells the user of a mistake that others may find too: the first rank that asks does.
+
+    It asks the store of torchrun's agent, since a rank other than 0 may be the only one that finds it.
+    """
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+        host, port = environment.get("MASTER_ADDR", ""), environment.get("MASTER_PORT", "")
+        with suppress(RuntimeError, ValueError):  # no store, or no longer
+            store = TCPStore(host, int(port), is_master=False, timeout=timedelta(seconds=5), wait_for_workers=False)
+            return bool(store.add("distmlp/mistakes_told", 1) == 1)
     return environment.get("RANK", "0") == "0"
+
+
+def has_launcher(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether somebody started this process as a rank."""
+    return any(key in environment for key in TORCHRUN_KEYS)
 
 
 @dataclass(frozen=True)
@@ -74,9 +91,7 @@ def _refuse_bare_srun(environment: Mapping[str, str]) -> None:
         )
 
 
-def check_world(
-    world: World, *, nodes: int | Literal["auto"], devices: int | Literal["auto"], num_samples: int
-) -> None:
+def check_world(world: World, *, nodes: int | Literal["auto"], devices: int | Literal["auto"]) -> None:
     """Ends with a `ConfigError` where the configuration and the launcher disagree; both numbers are named."""
     if nodes not in ("auto", world.num_nodes):
         raise ConfigError(f"trainer.nodes={nodes}, but the launcher started {world.num_nodes} node(s)")
@@ -85,38 +100,30 @@ def check_world(
             f"trainer.devices={devices}, but {world.local_world_size} process(es) were started on this node: "
             f"use torchrun --standalone --nproc-per-node={devices} -m distmlp train …"
         )
+
+
+def check_split_size(world: World, num_samples: int) -> None:
+    """Ends with a `ConfigError` where a split has too few samples for every rank to take one."""
     if num_samples < world.world_size:
         raise ConfigError(f"the smallest split has {num_samples} sample(s), fewer than WORLD_SIZE={world.world_size}")
 
 
-def shared_from_rank_zero(world: World, value: str, backend: str) -> str:
-    """``value`` of rank 0 on every rank. Forms the process group where there are several ranks."""
-    if world.world_size == 1:
-        return value
-    import torch.distributed
+def device_type(accelerator: str) -> str:
+    """``cuda``, ``mps`` or ``cpu``.
 
-    if backend == "nccl":
-        torch.cuda.set_device(world.local_rank)
-    torch.distributed.init_process_group(backend)
-    values = [value]
-    torch.distributed.broadcast_object_list(values, src=0)
-    return values[0]
+    Raises:
+        ConfigError: the accelerator is not there; it is never replaced quietly.
+    """
+    import torch
 
-
-def form_lone_process_group(backend: str) -> None:
-    """A process group of this process alone, for a strategy that needs one on a single device too."""
-    import torch.distributed
-
-    store = torch.distributed.HashStore()  # type: ignore[attr-defined]
-    torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
-
-
-def leave_process_group() -> None:
-    """Ends the process group, if one was formed."""
-    import torch.distributed
-
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    has_mps = torch.backends.mps.is_available()
+    if accelerator == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here: use trainer.accelerator=cpu or auto")
+    if accelerator == "mps" and not has_mps:
+        raise ConfigError("trainer.accelerator=mps, but torch sees no Apple GPU: use trainer.accelerator=cpu or auto")
+    return {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}[accelerator]
 
 
 def device_names(kind: str) -> list[str]:

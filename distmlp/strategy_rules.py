@@ -17,6 +17,9 @@ from distmlp.schema.strategy import (
     TensorParallelStrategy,
 )
 
+FP8_STRATEGIES = ("auto", "single", "ddp")
+# Two keep a state from step to step; the third exchanges activations, whose sizes follow the micro-batch.
+NO_WAY_BACK = ("ddp_powersgd", "ddp_localsgd", "tensor_parallel")
 SPLIT_BY_TENSOR_PARALLEL = ("mlp", "gpt", "bert", "vit")
 
 
@@ -31,6 +34,18 @@ def check_strategy(config: Config, world: World, device_type: str) -> None:
         check_deepspeed(config, world, device_type)
     if isinstance(strategy, LocalSGDStrategy):
         group_size(strategy, world)
+        if config.trainer.ema_decay is not None:
+            raise ConfigError(
+                "trainer.ema_decay does not work with strategy=ddp_localsgd, whose ranks hold different weights "
+                "between two averages: use strategy=ddp"
+            )
+    if config.trainer.micro_batch_size == "auto" and (
+        strategy.name in NO_WAY_BACK or isinstance(strategy, DeepSpeedStrategy)
+    ):
+        raise ConfigError(
+            f"trainer.micro_batch_size=auto does not work with strategy={strategy.name}, which cannot take back a step "
+            "that broke off: give a number, or use strategy=ddp or fsdp2"
+        )
     if isinstance(strategy, HSDPStrategy):
         hsdp_sizes(strategy, world)
     if isinstance(strategy, TensorParallelStrategy):
@@ -41,9 +56,6 @@ def check_strategy(config: Config, world: World, device_type: str) -> None:
         and strategy.name not in FP8_STRATEGIES
     ):
         raise ConfigError(f"precision=fp8 does not work with strategy={strategy.name}: use strategy=ddp or fsdp2")
-
-
-FP8_STRATEGIES = ("auto", "single", "ddp")
 
 
 def data_world(config: Config, world: World) -> World:

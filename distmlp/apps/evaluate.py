@@ -11,7 +11,7 @@ from distmlp.compose import compose
 from distmlp.errors import ConfigError
 from distmlp.log import quiet_lightning
 from distmlp.run_folder import VOCABULARY
-from distmlp.runtime import World
+from distmlp.runtime import World, device_type
 from distmlp.schema.strategy import SingleStrategy
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     from distmlp.checkpoint.weights import load_into
 
     quiet_lightning()
-    kind = build.device_type(config.trainer.accelerator)
+    kind = device_type(config.trainer.accelerator)
     checkpoint, weights, state = read_checkpoint(place, folder)
     data = build.build_data(config)
     if not len(data.split(split)):

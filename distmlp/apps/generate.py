@@ -11,6 +11,7 @@ from distmlp.compose import compose
 from distmlp.config import Config, all_fields, nearest
 from distmlp.errors import ConfigError
 from distmlp.run_folder import VOCABULARY
+from distmlp.runtime import device_type
 from distmlp.schema.data import TokenData
 
 USAGE = 'usage: distmlp generate RUN|CHECKPOINT prompt="…" [key=value]'
@@ -107,7 +108,7 @@ def _generate(place: Path, folder: Path, config: Config, options: Options) -> No
     from distmlp.data.vocabulary import Vocabulary
     from distmlp.generate import generate, stream_text
 
-    device = build.device_type(config.trainer.accelerator)
+    device = device_type(config.trainer.accelerator)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     prompt = _prompt_ids(vocabulary, options.prompt)
     checkpoint, weights, _ = read_checkpoint(place, folder)

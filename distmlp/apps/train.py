@@ -1,27 +1,28 @@
-"""`distmlp train`: compose, validate, build, fit, test, and say where it all is."""
+"""`distmlp train`: compose, validate, launch where that is due, build, fit, test, and say where it all is."""
 
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from distmlp import run_folder
+from distmlp.apps.planned_world import planned_world
 from distmlp.compose import Composed, compose
 from distmlp.config import Config, all_fields
 from distmlp.errors import ConfigError
+from distmlp.launch.handover import Handover
+from distmlp.launch.rank_side import keep_off_the_console, reported_to_launcher
 from distmlp.log import log, start_log
-from distmlp.runtime import (
-    World,
-    check_world,
-    device_names,
-    discover,
-    form_lone_process_group,
+from distmlp.process_group import (
+    check_same_configuration,
+    form_process_group,
+    from_rank_zero,
     leave_process_group,
-    shared_from_rank_zero,
+    wait_for_rank_zero,
 )
-from distmlp.strategy_rules import check_strategy
+from distmlp.runtime import World, check_split_size, device_names, device_type, has_launcher
 from distmlp.summary import show_summary, summarize
 
 if TYPE_CHECKING:
@@ -30,7 +31,18 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "validation", "test")
 STOPPED_BY_SIGNAL = 3
-USAGE = "usage: distmlp train [--config RUN/config.yaml] [--cfg job | --summary] [group=choice] [key=value]"
+USAGE = (
+    "usage: distmlp train [--config RUN/config.yaml] [--cfg job | --summary | --multirun] [group=choice] [key=value]"
+)
+
+
+@dataclass(frozen=True)
+class Words:
+    """The command line: overrides, the frozen configuration they lie on, and what to do instead of one training."""
+
+    overrides: list[str]
+    frozen: Path | None
+    instead: str = ""
 
 
 def run(arguments: list[str]) -> int:
@@ -38,23 +50,36 @@ def run(arguments: list[str]) -> int:
     if "--help" in arguments or "-h" in arguments:
         print("\n".join([USAGE, "", "keys:", *(f"  {key:<32}{text}" for key, text in dict(all_fields()).items())]))
         return 0
-    overrides, frozen, shown = _read_flags(arguments)
-    composed = compose(overrides, frozen)
-    if shown == "config":
-        print(composed.as_yaml(), end="")
-        return 0
-    if shown == "network":
-        return _show_network(composed.config)
+    handover = Handover.received()
+    with reported_to_launcher(handover):
+        if handover:
+            return handover.leave(_launch_or_train(handover.composed()))
+        words = _read_flags(arguments)
+        if words.instead == "multirun":
+            from distmlp.apps.multirun import run_jobs
+
+            return run_jobs(words.overrides, words.frozen)
+        composed = compose(words.overrides, words.frozen)
+        if words.instead == "config":
+            print(composed.as_yaml(), end="")
+            return 0
+        return _show_network(composed.config) if words.instead == "network" else _launch_or_train(composed)
+
+
+def _launch_or_train(composed: Composed) -> int:
+    world = planned_world(composed.config)
+    if world.world_size > 1 and not has_launcher():
+        from distmlp.launch.ranks import launch
+
+        return launch(composed.named(), world.world_size)
     try:
-        return _train(composed, discover())
+        return _train(composed, world)
     finally:
-        if "torch" in sys.modules:
-            leave_process_group()
+        leave_process_group()
 
 
-def _read_flags(arguments: list[str]) -> tuple[list[str], Path | None, str]:
-    """Overrides, the frozen configuration they lie on, and what is only to be shown: ``config`` or ``network``."""
-    words, overrides, frozen, shown = iter(arguments), [], None, ""
+def _read_flags(arguments: list[str]) -> Words:
+    words, overrides, frozen, instead = iter(arguments), [], None, set()
     for word in words:
         flag, _, value = word.partition("=")
         if flag == "--config":
@@ -62,14 +87,18 @@ def _read_flags(arguments: list[str]) -> tuple[list[str], Path | None, str]:
         elif flag in ("--cfg", "-c"):
             if (value or next(words, "")) != "job":
                 raise ConfigError("--cfg takes one value: --cfg job prints the resolved configuration")
-            shown = "config"
+            instead.add("config")
         elif word == "--summary":
-            shown = "network"
+            instead.add("network")
+        elif word in ("--multirun", "-m"):
+            instead.add("multirun")
         elif word.startswith("-"):
-            raise ConfigError(f"unknown flag {word}: valid are --config FILE, --cfg job, --summary, --help")
+            raise ConfigError(f"unknown flag {word}: valid are --config FILE, --cfg job, --summary, --multirun, --help")
         else:
             overrides.append(word)
-    return overrides, frozen, shown
+    if len(instead) > 1:
+        raise ConfigError("--cfg, --summary and --multirun exclude each other: keep one")
+    return Words(overrides, frozen, "".join(instead))
 
 
 def _show_network(config: Config) -> int:
@@ -93,21 +122,15 @@ def _train(composed: Composed, world: World) -> int:
     from distmlp import build
 
     config = composed.config
-    kind = build.device_type(config.trainer.accelerator)
+    kind = device_type(config.trainer.accelerator)
     data = build.build_data(config)
-    check_world(
-        world,
-        nodes=config.trainer.nodes,
-        devices=config.trainer.devices,
-        num_samples=min(len(data.split(name)) for name in SPLITS if len(data.split(name))),
-    )
-    check_strategy(config, world, kind)
+    check_split_size(world, min(len(data.split(name)) for name in SPLITS if len(data.split(name))))
     network = build.build_network(config, data)
     chosen, reason = build.choose_strategy(config, network, world, kind)
     strategy = build.build_strategy(config, chosen, world, kind)
     module = build.build_module(config, data, network, world)
-    if world.world_size == 1 and chosen.name != "single":
-        form_lone_process_group("nccl" if kind == "cuda" else "gloo")
+    if world.world_size > 1 or chosen.name != "single":
+        form_process_group(world, "nccl" if kind == "cuda" else "gloo")
     folder, values = _open_run(composed, data, world, kind)
     console = Console(stderr=True)
     if world.rank == 0:
@@ -136,26 +159,28 @@ def _train(composed: Composed, world: World) -> int:
         )
         run_folder.write_json(folder / "summary.json", summary)
         show_summary(Console(), folder, summary)
-    return STOPPED_BY_SIGNAL if stopped else 0
+    if not stopped:
+        return 0
+    wait_for_rank_zero(world)
+    return STOPPED_BY_SIGNAL
 
 
 def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> tuple[Path, dict[str, Any]]:
     """Rank 0 makes the run folder and freezes the configuration; every rank learns where it is, and logs there."""
-    config = composed.config
-    name = config.run.name or f"{config.data.name}-{config.model.name}"
-    folder, run_id = Path(), config.run.id or run_folder.new_run_id()
+    check_same_configuration(world, composed.values)
+    named = composed.named()
+    run = named.config.run
+    folder = from_rank_zero(world, lambda: run_folder.create(run.root, str(run.name), str(run.id)))
     if world.rank == 0:
-        folder = run_folder.create(config.run.root, name, run_id)
-    folder = Path(shared_from_rank_zero(world, str(folder), "nccl" if kind == "cuda" else "gloo"))
-    values = composed.values | {"run": {"root": config.run.root, "name": name, "id": folder.name}}
-    if world.rank == 0:
-        run_folder.write_text(folder / "config.yaml", Composed(values, config).as_yaml())
+        run_folder.write_text(folder / "config.yaml", named.as_yaml())
         environment = run_folder.describe_environment(device_names(kind), world.world_size, data.fingerprint)
         run_folder.write_json(folder / "environment.json", environment)
         if data.vocabulary:
             data.vocabulary.save(folder / run_folder.VOCABULARY)
     start_log(folder, world.rank)
-    return folder, values
+    if world.rank:
+        keep_off_the_console(run_folder.log_file(folder, world.rank))
+    return folder, named.values
 
 
 def _announce(

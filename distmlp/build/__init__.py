@@ -7,7 +7,7 @@ from distmlp.build.data import build_data, evaluation_loader, train_loader
 from distmlp.build.network import build_network, build_token_network, meta_network
 from distmlp.build.run import Run, build_run
 from distmlp.build.strategy import build_strategy, choose_strategy
-from distmlp.build.trainer import build_trainer, device_type
+from distmlp.build.trainer import build_trainer
 from distmlp.build.training import Horizon, build_module, horizon
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "build_token_network",
     "build_trainer",
     "choose_strategy",
-    "device_type",
     "evaluation_loader",
     "horizon",
     "meta_network",

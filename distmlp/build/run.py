@@ -11,6 +11,7 @@ from rich.console import Console
 
 from distmlp.build.trainer import build_trainer
 from distmlp.build.training import horizon
+from distmlp.callbacks.ema import WeightAverage
 from distmlp.callbacks.progress import ProgressReport
 from distmlp.callbacks.stopping import Stopping
 from distmlp.checkpoint.writer import WeightsWriter
@@ -56,9 +57,11 @@ def build_run(
         loss_threshold=limits.loss_threshold,
         check_every_steps=limits.log_every_steps,
     )
-    weights = WeightsWriter(run_folder / "checkpoints", config.checkpoint.every_steps)
+    average = None if limits.ema_decay is None else WeightAverage(limits.ema_decay)
+    weights = WeightsWriter(run_folder / "checkpoints", config.checkpoint.every_steps, average)
     recorder = Recorder(MetricsFile(run_folder / "metrics.jsonl") if is_writer else None, latest, best)
-    callbacks: list[lightning.Callback] = [recorder, stopping, weights]
+    # The average first, so that what is written of a step holds that step.
+    callbacks: list[lightning.Callback] = [*([average] if average else []), recorder, stopping, weights]
     if limits.progress and is_writer:
         score = "mae" if data.task == "regression" else "accuracy"
         callbacks.append(ProgressReport(end.total_steps, latest, score, console))

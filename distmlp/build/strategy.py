@@ -41,7 +41,8 @@ def build_strategy(config: Config, chosen: StrategySection, world: World, device
         from distmlp.strategy.single import Single
 
         return Single(device=device, precision=precision)
-    place: dict[str, Any] = {"device": device, "precision": precision, "world_size": world.world_size}
+    place: dict[str, Any] = {"device": device, "precision": precision, "rank": world.rank}
+    place |= {"world_size": world.world_size}
     options = place | chosen.model_dump(exclude={"name"})
     if isinstance(chosen, DDPStrategy):
         return _ddp(chosen, options, world)

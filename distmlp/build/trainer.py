@@ -4,30 +4,12 @@ import warnings
 from typing import Any
 
 import lightning
-import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import Strategy
 
 from distmlp.config import Config
-from distmlp.errors import ConfigError
-from distmlp.runtime import World
-
-
-def device_type(accelerator: str) -> str:
-    """``cuda``, ``mps`` or ``cpu``.
-
-    Raises:
-        ConfigError: the accelerator is not there; it is never replaced quietly.
-    """
-    has_mps = torch.backends.mps.is_available()
-    if accelerator == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("trainer.accelerator=gpu, but torch sees no GPU here: use trainer.accelerator=cpu or auto")
-    if accelerator == "mps" and not has_mps:
-        raise ConfigError("trainer.accelerator=mps, but torch sees no Apple GPU: use trainer.accelerator=cpu or auto")
-    return {"gpu": "cuda", "mps": "mps", "cpu": "cpu"}[accelerator]
+from distmlp.runtime import World, device_type
 
 
 def build_trainer(config: Config, strategy: Strategy, world: World, **options: Any) -> lightning.Trainer:

@@ -10,6 +10,7 @@ from distmlp.module import TrainingModule
 from distmlp.optimizer import build_optimizer
 from distmlp.runtime import World
 from distmlp.scheduler import Schedule, warmup_in_steps
+from distmlp.strategy.auto_micro_batch import AutoMicroBatch
 from distmlp.tasks import make_task
 
 
@@ -53,12 +54,15 @@ def build_module(config: Config, data: DataSet, network: nn.Module, world: World
         make_task(data.task, data.num_outputs, data.vocabulary.token_bytes if data.vocabulary else None),
         optimizer=lambda net: build_optimizer(net, **options),
         schedule=schedule.factor,
-        micro_batch_size=trainer.micro_batch_size if isinstance(trainer.micro_batch_size, int) else None,
+        micro_batch_size=None if trainer.micro_batch_size == "auto" else trainer.micro_batch_size,
+        auto_micro_batch=AutoMicroBatch() if trainer.micro_batch_size == "auto" else None,
         gradient_clip_norm=trainer.gradient_clip_norm,
         gradient_clip_value=trainer.gradient_clip_value,
         log_every_steps=trainer.log_every_steps,
         pause_at=pause_at,
-        one_step_per_call=world.world_size > 1 or trainer.validate_every_steps is not None,
+        one_step_per_call=world.world_size > 1
+        or trainer.validate_every_steps is not None
+        or trainer.ema_decay is not None,
     )
 
 

@@ -2,11 +2,11 @@
 
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import lightning
-import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GO_ON, BY_TIME, BY_SIGNAL = 0, 1, 2
@@ -40,14 +40,21 @@ class Stopping(lightning.Callback):
         self.signal_name = ""
         self.stopped_by_signal = False
         self.former_handlers: dict[int, Any] = {}
+        self.answer: Callable[[], int] = lambda: GO_ON
         self.started = time.monotonic()
         self.reason = f"trainer.max_epochs={max_epochs} reached"
+
+    def setup(self, trainer: lightning.Trainer, pl_module: Any, stage: str) -> None:
+        # Lightning's own handler of SIGTERM talks to the other ranks wherever they happen to be, and both then hang.
+        # Without it a signal before the first step, or in the test, ends the process at once.
+        trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
         self.former_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        self.answer()
         self._restore_handlers()
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
@@ -85,8 +92,9 @@ class Stopping(lightning.Callback):
         if trainer.world_size > 1:
             if step % self.check_every_steps:
                 return
-            strongest = torch.tensor(wish, device=trainer.strategy.root_device)
-            wish = int(trainer.strategy.reduce(strongest, reduce_op="max"))
+            # What was asked at the last check has long been answered, so that no step waits for it.
+            mine, wish = wish, self.answer()
+            self.answer = trainer.strategy.ask_all(mine)  # type: ignore[attr-defined]
         if wish == BY_SIGNAL:
             self.stopped_by_signal = True
             self._stop(trainer, f"stopped by {self.signal_name or 'a signal to another rank'}")
@@ -97,3 +105,7 @@ class Stopping(lightning.Callback):
         if not trainer.should_stop:
             self.reason = reason
         trainer.should_stop = True
+
+
+def _nothing() -> None:
+    pass

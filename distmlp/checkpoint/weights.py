@@ -21,11 +21,19 @@ from distmlp.errors import ConfigError
 from distmlp.log import log
 
 FORMAT = "distmlp-weights-1"
-WEIGHTS, STATE, MANIFEST = "model.safetensors", "state.json", "manifest.json"
+WEIGHTS, AVERAGE, STATE, MANIFEST = "model.safetensors", "average.safetensors", "state.json", "manifest.json"
 
 
-def write_weights(checkpoints: Path, step: int, weights: dict[str, Tensor], state: dict[str, Any]) -> Path:
+def write_weights(
+    checkpoints: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    state: dict[str, Any],
+    average: dict[str, Tensor] | None = None,
+) -> Path:
     """Writes ``checkpoints/step-…`` and returns it. ``state`` is JSON: step, epoch, samples, network facts.
+
+    ``average`` is the moving average of the weights, where the run keeps one.
 
     Raises:
         OSError: it cannot be written; nothing of it stays.
@@ -36,7 +44,8 @@ def write_weights(checkpoints: Path, step: int, weights: dict[str, Tensor], stat
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        _write_files(temporary, weights, state)
+        tensors = {WEIGHTS: weights} if average is None else {WEIGHTS: weights, AVERAGE: average}
+        _write_files(temporary, tensors, state)
         if target.exists():
             os.replace(target, former)  # removing it here would leave a torn one where the process is killed meanwhile
         os.replace(temporary, target)
@@ -48,21 +57,24 @@ def write_weights(checkpoints: Path, step: int, weights: dict[str, Tensor], stat
     return target
 
 
-def _write_files(folder: Path, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+def _write_files(folder: Path, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
     try:
-        save_file({name: _host_copy(tensor) for name, tensor in weights.items()}, folder / WEIGHTS)
+        for file, weights in tensors.items():
+            save_file({name: _host_copy(tensor) for name, tensor in weights.items()}, folder / file)
     except SafetensorError as error:  # what it makes of an OSError
         raise OSError(errno.EIO, str(error)) from error
     (folder / STATE).write_text(json.dumps(state, indent=2))
-    sums = {name: _sha256(folder / name) for name in (WEIGHTS, STATE)}
+    sums = {name: _sha256(folder / name) for name in (*tensors, STATE)}
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2))
-    for name in (WEIGHTS, STATE, MANIFEST):
+    for name in (*tensors, STATE, MANIFEST):
         _sync(folder / name)
     _sync(folder)
 
 
 def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights and state of ``checkpoint``, after every sum was verified.
+
+    Where the run kept a moving average of the weights, it is returned: it is what validation measured.
 
     Raises:
         ConfigError: the folder is no checkpoint, or is damaged; the message names the file.
@@ -74,12 +86,13 @@ def read_weights(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ConfigError(f"{checkpoint} is not a sound checkpoint: its {MANIFEST} is missing or unreadable") from None
     if manifest.get("format") != FORMAT:
         raise ConfigError(f"{checkpoint} has format {manifest.get('format')!r}; this version reads {FORMAT!r}")
-    for name in (WEIGHTS, STATE):
+    used = AVERAGE if AVERAGE in sums else WEIGHTS
+    for name in {*sums, WEIGHTS, STATE}:
         path = checkpoint / name
         if not path.is_file() or _sha256(path) != sums.get(name):
             raise ConfigError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}; use another checkpoint")
     try:
-        return load_file(checkpoint / WEIGHTS), json.loads((checkpoint / STATE).read_text())
+        return load_file(checkpoint / used), json.loads((checkpoint / STATE).read_text())
     except (SafetensorError, ValueError):
         raise ConfigError(f"{checkpoint} is not a sound checkpoint: its contents cannot be read") from None
 

@@ -15,11 +15,13 @@ class WeightsWriter(lightning.Callback):
     Args:
         checkpoints: folder for `step-…` folders.
         every_steps: steps between two; None: at the end only.
+        average: the moving average of the weights, where one is kept: a callback with ``in_place(strategy)``.
     """
 
-    def __init__(self, checkpoints: Path, every_steps: int | None) -> None:
+    def __init__(self, checkpoints: Path, every_steps: int | None, average: Any = None) -> None:
         self.checkpoints = checkpoints
         self.every_steps = every_steps
+        self.average = average
         self.written_step: int | None = None
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
@@ -34,11 +36,17 @@ class WeightsWriter(lightning.Callback):
         if position.step == self.written_step:
             return
         self.written_step = position.step
-        weights = trainer.strategy.full_weights()  # type: ignore[attr-defined]  # gathered from all ranks
+        strategy: Any = trainer.strategy
+        weights, average = strategy.full_weights(), None  # gathered from all ranks
+        if self.average is not None:
+            # A copy, since replicas hand out the weights themselves.
+            weights = {name: weight.clone() for name, weight in weights.items()}
+            with self.average.in_place(strategy):
+                average = {name: weight.clone() for name, weight in strategy.full_weights().items()}
         if not trainer.is_global_zero:
             return
         state = {"step": position.step, "epoch": position.epoch, "samples": position.samples}
         try:
-            write_weights(self.checkpoints, position.step, weights, state)
+            write_weights(self.checkpoints, position.step, weights, state, average)
         except OSError as error:
             log.warning("the checkpoint of step %d was not written: %s", position.step, error.strerror)

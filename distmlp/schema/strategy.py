@@ -34,7 +34,7 @@ class DDPStrategy(StrategySection):
 
 class PowerSGDStrategy(DDPStrategy):
     name: Literal["ddp_powersgd"]  # type: ignore[assignment]
-    rank: PositiveInt = Field(2, description="rank of the matrices that gradients are compressed to")
+    approximation_rank: PositiveInt = Field(2, description="rank of the matrices that gradients are compressed to")
     start_step: Annotated[int, Field(ge=2)] = Field(10, description="plain DDP before this step")
 
 

@@ -5,7 +5,7 @@ strategy to compute a micro-batch, to add up its gradients, and to apply them. S
 scales losses or counts accumulation, and the networks under every strategy see the same numbers.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch.distributed.tensor import DTensor
 from distmlp.strategy.clipping import clip_gradients
 from distmlp.strategy.precision import Precision
 
+SEED_STRIDE = 1_000_003  # between the random streams of two ranks: far more than seeds that people give lie apart
+
 
 class Spread:
     """A mixin for Lightning's strategies: one network, one optimizer, some ranks.
@@ -26,17 +28,21 @@ class Spread:
     Attributes:
         precision: formats of weights and computation.
         device: this rank's.
-        data_world_size: ranks that hold different samples of a global batch.
+        data_rank: this rank among those that hold different samples of a global batch.
+        data_world_size: how many those are.
         network: the network, sharded in place by strategies that shard.
         run: what is called with a micro-batch: the network, or what wraps it.
+        syncs_each_micro_batch: ranks communicate in each micro-batch, not in a step's last one only.
     """
 
     precision: Precision
     device: torch.device
+    data_rank: int = 0
     data_world_size: int = 1
     network: nn.Module | None = None
     run: nn.Module
     scaler: torch.amp.GradScaler | None = None
+    syncs_each_micro_batch: bool = True
 
     # What a strategy changes.
 
@@ -101,13 +107,28 @@ class Spread:
     def before_evaluation(self) -> None:
         """Makes ready what ranks keep each for themselves in training."""
 
+    def after_evaluation(self) -> None:
+        """Goes back to training."""
+
     def full_weights(self) -> dict[str, Tensor]:
         """The whole network's weights by name, on rank 0; empty on the others. All ranks must call it."""
         assert self.network is not None
         return self.network.state_dict() if self.is_global_zero else {}  # type: ignore[attr-defined]
 
+    def local_master_weights(self) -> list[Tensor]:
+        """Views of the trainable weights that this rank alone keeps up to date, to be read and written."""
+        assert self.network is not None
+        return [parameter.data for parameter in self.network.parameters() if parameter.requires_grad]
+
+    def publish_master_weights(self) -> None:
+        """Makes the network follow after `local_master_weights` were written. All ranks must call it."""
+
+    def abandon_pass(self) -> None:
+        """Forgets the gradients of a step that broke off on some rank."""
+        self.forget_gradients()
+
     def held_bytes(self) -> dict[str, int]:
-        """Bytes of this rank's ``weights``, ``gradients`` and ``optimizer`` states as they are now, to measure."""
+        """Bytes of this rank's ``weights``, ``gradients`` and ``optimizer`` states as they are now, to be measured."""
         assert self.network is not None
         weights = list(self.network.parameters())
         gradients = [parameter.grad for parameter in weights if parameter.grad is not None]
@@ -118,6 +139,31 @@ class Spread:
         """Lets go of what outlives a run in its process, such as hooks and process groups. The network is unusable."""
 
     # What all share.
+
+    def forget_gradients(self) -> None:
+        assert self.network is not None
+        for parameter in self.network.parameters():
+            parameter.grad = None
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is true on any rank. Waits for the device."""
+        return flag
+
+    def ask_all(self, value: int) -> Callable[[], int]:
+        """Starts to find the largest ``value`` over all ranks; what is returned waits for it. All ranks must ask."""
+        return lambda: value
+
+    def statistics(self) -> list[Tensor]:
+        """Buffers that training changes: those that checkpoints hold."""
+        assert self.network is not None
+        return [
+            buffer
+            for module in self.network.modules()
+            for name, buffer in module.named_buffers(recurse=False)
+            if name not in module._non_persistent_buffers_set
+        ]
+
+    # Lightning's side.
 
     def compute(self, inputs: Tensor) -> Tensor:
         """Outputs of the network for this rank's ``inputs``, as 32-bit floats, which losses and metrics expect."""
@@ -136,6 +182,8 @@ class Spread:
             self.run = self.place(module.network)
             module.task.to(self.device)
         if trainer.state.fn == TrainerFn.FITTING:
+            if self.data_rank:  # all drew the same weights; each draws dropout masks of its own from here on
+                torch.manual_seed(torch.initial_seed() + SEED_STRIDE * self.data_rank)
             self.setup_optimizers(trainer)
             self.attach(self.optimizers[0])
 
@@ -147,10 +195,11 @@ class Spread:
 class ParallelSpread(Spread, ParallelStrategy):
     """A strategy of several ranks, in the process group that `runtime.py` forms."""
 
-    def __init__(self, *, device: torch.device, precision: Precision, world_size: int) -> None:
+    def __init__(self, *, device: torch.device, precision: Precision, rank: int, world_size: int) -> None:
         super().__init__()
         self.device = device
         self.precision = precision
+        self.data_rank = rank
         self.data_world_size = world_size
         self.num_nodes = 1  # Lightning sets it
 
@@ -191,9 +240,32 @@ class ParallelSpread(Spread, ParallelStrategy):
 
     def before_evaluation(self) -> None:
         """Statistics of batch norms follow the share that a rank held; all evaluate with rank 0's."""
-        assert self.network is not None
-        for buffer in statistics(self.network):
+        for buffer in self.statistics():
             torch.distributed.broadcast(buffer, src=0)
+
+    def any_rank(self, flag: bool) -> bool:
+        tensor = torch.tensor(int(flag), device=self.device)
+        torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
+        return bool(tensor)
+
+    def ask_all(self, value: int) -> Callable[[], int]:
+        tensor, kind = torch.tensor(value, device=self.device), torch.distributed.ReduceOp.MAX
+        if self.device.type != "cuda":
+            work = torch.distributed.all_reduce(tensor, op=kind, async_op=True)
+            return lambda: int(tensor) if work.wait() else value
+        # On a stream of its own, so that who reads the answer later does not wait for the steps in between.
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            torch.distributed.all_reduce(tensor, op=kind)
+            answer = torch.empty((), dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+            arrived = side.record_event()
+
+        def read() -> int:
+            arrived.synchronize()
+            return int(answer)
+
+        return read
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -206,11 +278,3 @@ def num_bytes(tensors: Iterable[Tensor]) -> int:
     local = [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
     storages = [tensor.untyped_storage() for tensor in local]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def statistics(network: nn.Module) -> Iterator[Tensor]:
-    """Buffers that training changes: those that checkpoints hold."""
-    for module in network.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set:
-                yield buffer

@@ -1,9 +1,12 @@
 """strategy=ddp: a replica on every rank, gradients averaged (Li et al., "PyTorch Distributed", VLDB 2020)."""
 
+import gc
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import nn
+import torch
+import torch.distributed
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distmlp.strategy.base import ParallelSpread
@@ -21,6 +24,7 @@ class DDP(ParallelSpread):
     """
 
     run: DistributedDataParallel
+    syncs_each_micro_batch = False
 
     def __init__(
         self,
@@ -50,6 +54,31 @@ class DDP(ParallelSpread):
 
     def register_hook(self, ddp: DistributedDataParallel) -> None:
         """For strategies that exchange gradients in another form."""
+
+    def local_master_weights(self) -> list[Tensor]:
+        """This rank's part of each weight: together the ranks have all of it."""
+        return self._parts(self.global_rank)
+
+    def publish_master_weights(self) -> None:
+        for rank in range(self.world_size):
+            parts = self._parts(rank)
+            values = torch.cat(parts)
+            torch.distributed.broadcast(values, src=rank)
+            for part, value in zip(parts, values.split([len(part) for part in parts]), strict=True):
+                part.copy_(value)
+
+    def _parts(self, rank: int) -> list[Tensor]:
+        flat = [weight.view(-1) for weight in super().local_master_weights()]
+        size = self.world_size
+        return [weight[len(weight) * rank // size : len(weight) * (rank + 1) // size] for weight in flat]
+
+    def abandon_pass(self) -> None:
+        """Wraps the network anew: DDP cannot take back an exchange that it has begun."""
+        super().abandon_pass()
+        assert self.network is not None
+        del self.run
+        gc.collect()  # the wrapper's hooks on the parameters end with it
+        self.run = self.place(self.network)  # type: ignore[assignment]
 
     def sync(self, is_last: bool) -> AbstractContextManager[object]:
         # A static graph is recorded in the first pass, which must exchange gradients; averaging them again is harmless.

@@ -13,17 +13,17 @@ from distmlp.strategy.ddp import DDP
 
 
 class PowerSGD(DDP):
-    """DDP with gradients compressed to matrices of rank ``rank`` from step ``start_step`` on (2 at least)."""
+    """DDP with gradients compressed to matrices of ``approximation_rank`` from step ``start_step`` on (2 at least)."""
 
-    def __init__(self, *, rank: int, start_step: int, **options: Any) -> None:
+    def __init__(self, *, approximation_rank: int, start_step: int, **options: Any) -> None:
         super().__init__(**options)
-        self.rank = rank
+        self.approximation_rank = approximation_rank
         self.start_step = start_step
 
     def register_hook(self, ddp: DistributedDataParallel) -> None:
         state = PowerSGDState(
             process_group=None,
-            matrix_approximation_rank=self.rank,
+            matrix_approximation_rank=self.approximation_rank,
             start_powerSGD_iter=self.start_step,
         )
         ddp.register_comm_hook(state, powerSGD_hook)

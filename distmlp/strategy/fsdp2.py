@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 
 from distmlp.strategy.base import ParallelSpread
 
@@ -69,6 +70,26 @@ class FSDP2(ParallelSpread):
     def _mixed_precision(self) -> MixedPrecisionPolicy:
         compute = self.precision.compute if self.precision.is_mixed else None
         return MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=self.reduce_dtype, output_dtype=None)
+
+    def local_master_weights(self) -> list[Tensor]:
+        assert self.network is not None
+        weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        return [weight.to_local().data if isinstance(weight, DTensor) else weight.data for weight in weights]
+
+    def publish_master_weights(self) -> None:
+        self.after_evaluation()
+
+    def after_evaluation(self) -> None:
+        """Frees what stayed gathered, so that the next pass gathers the weights as they then are."""
+        assert self.network is not None
+        for module in self.network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def abandon_pass(self) -> None:
+        assert isinstance(self.network, FSDPModule)
+        self.network.reset_iter_state()
+        super().abandon_pass()
 
     def full_weights(self) -> dict[str, Tensor]:
         assert self.network is not None

@@ -100,7 +100,8 @@ def _lacks_fp16(device_type: str) -> str:
 def _lacks_fp8(device_type: str) -> str:
     if device_type != "cuda":
         return (
-            f"needs an NVIDIA GPU of compute capability 8.9 or newer, and this run is on {device_type}: use bf16_mixed"
+            f"needs an NVIDIA GPU of compute capability 8.9 or newer, and this run is on {device_type}: use "
+            "precision=bf16_mixed"
         )
     reason = _needs_capability(TENSOR_CORES_FP8, "precision=bf16_mixed")
     if reason:

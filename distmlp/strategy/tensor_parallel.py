@@ -27,6 +27,7 @@ class TensorParallel(FSDP2):
         super().__init__(**options)
         self.tensor_size = tensor_size
         self.plan = plan
+        self.data_rank //= tensor_size
         self.data_world_size //= tensor_size
         self._mesh: DeviceMesh | None = None
 

@@ -135,7 +135,7 @@ def test_a_killed_run_leaves_whole_files(process_environment: dict[str, str], me
     assert not (folder / "summary.json").exists()
 
 
-@pytest.mark.parametrize(("ranks", "told"), [(1, "all"), (2, "all"), (2, "last")])
+@pytest.mark.parametrize(("ranks", "told"), [(1, "all"), (2, "last")])  # all of several: test_launch.py
 def test_a_signal_ends_a_run_after_its_step(
     ranks: int, told: str, process_environment: dict[str, str], metrics: Any, tmp_path: Path
 ):
@@ -178,7 +178,9 @@ def test_a_signal_ends_a_run_after_its_step(
         (("train", "trainer.max_epoch=3"), "unknown key trainer.max_epoch: did you mean trainer.max_epochs?"),
         (("train", "data=arrays", "data.inputs=absent.npz"), "absent.npz"),
         (("train", "trainer.accelerator=gpu"), "torch sees no GPU"),
-        (("train", "trainer.devices=2"), "trainer.devices=2, but 1 process(es) were started on this node"),
+        (("train", "trainer.devices=2", "strategy=single"), "strategy=single is one process, but WORLD_SIZE=2"),
+        (("train", "trainer.nodes=2"), "trainer.nodes=2, but this command runs on one: start torchrun --nnodes=2"),
+        (("train", "--multirun", "optimizer.lr=1,x"), "job 1 (optimizer.lr=x): optimizer.lr=x: input should be a"),
         (("evaluate", "nowhere"), "nowhere is neither a run folder nor a checkpoint"),
         (("plot", "nowhere"), "nowhere"),
     ],
@@ -207,18 +209,24 @@ def test_two_ranks_train_the_same_run_as_one(distmlp: Any, run_folder: Any, metr
         "tracking=none",
         "trainer.progress=false",
     )
-    for ranks in (0, 2):
-        done = distmlp("train", f"run.root=ranks-{ranks}", *options, ranks=ranks)
+    # One process, two that torchrun started, and two that distmlp started itself.
+    for root, ranks, devices in (("one", 0, 1), ("two", 2, 2), ("own", 0, 2)):
+        done = distmlp("train", f"run.root={root}", f"trainer.devices={devices}", *options, ranks=ranks)
         assert done.returncode == 0, done.stderr
-    one, two = (metrics(run_folder(tmp_path / f"ranks-{ranks}")) for ranks in (0, 2))
+    one, two, own = (metrics(run_folder(tmp_path / root)) for root in ("one", "two", "own"))
+    assert [line.get("train/loss") for line in own] == [line.get("train/loss") for line in two]
+    assert [line.get("sample_ids") for line in own] == [line.get("sample_ids") for line in two]
+    assert done.stdout.count("test/accuracy") == 1
+    assert done.stderr.count("distmlp: ") == len(done.stderr.splitlines()) == 2, done.stderr  # rank 0 alone, no agent
     assert len(one) == len(two)
     assert [line.get("sample_ids") for line in one] == [line.get("sample_ids") for line in two]
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "test/loss", "test/accuracy"):
         pairs = [(a[name], b[name]) for a, b in zip(one, two, strict=True) if name in a]
         assert pairs
         assert np.abs(np.diff(pairs)).max() <= 2e-6
-    logs = sorted(path.name for path in run_folder(tmp_path / "ranks-2").glob("logs/*"))
-    assert logs == ["rank-00000.log", "rank-00001.log"]
+    for root in ("two", "own"):
+        logs = sorted(path.name for path in run_folder(tmp_path / root).glob("logs/*"))
+        assert logs == ["rank-00000.log", "rank-00001.log"]
 
 
 def test_ranks_report_a_mistake_once(distmlp: Any, tmp_path: Path):

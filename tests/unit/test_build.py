@@ -7,10 +7,11 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from distmlp.build import build_data, build_network, build_trainer, horizon
+from distmlp.build import build_data, build_network, build_strategy, build_trainer, horizon
 from distmlp.compose import compose
 from distmlp.errors import ConfigError
-from distmlp.runtime import World
+from distmlp.runtime import World, device_type
+from distmlp.schema.strategy import SingleStrategy
 
 SMALL = ("data=synthetic", "data.num_samples=100", "data.input_shape=[4]", "tracking=none")
 NETWORKS = """
@@ -81,7 +82,9 @@ def test_lightning_looks_for_no_launcher_of_its_own(monkeypatch: pytest.MonkeyPa
     # Inside an allocation Lightning would take one process for one of SLURM's four tasks, and refuse.
     for key, value in {"NTASKS": "4", "JOB_NAME": "job", "JOB_ID": "3", "NODELIST": "localhost"}.items():
         monkeypatch.setenv(f"SLURM_{key}", value)
-    trainer = build_trainer(compose([*SMALL, "trainer.accelerator=cpu"]).config, World(0, 1, 0, 1), logger=False)
+    config, world = compose([*SMALL, "trainer.accelerator=cpu"]).config, World(0, 1, 0, 1)
+    strategy = build_strategy(config, SingleStrategy(name="single"), world, "cpu")
+    trainer = build_trainer(config, strategy, world, logger=False)
     assert isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment)
     assert trainer.world_size == 1
 
@@ -105,4 +108,4 @@ def test_the_first_limit_is_the_end(words: tuple[str, ...], steps: int | None) -
 def test_a_device_that_is_not_there_is_never_replaced() -> None:
     kind = "gpu" if not torch.cuda.is_available() else "mps"
     with pytest.raises(ConfigError, match=f"trainer.accelerator={kind}, but torch sees no"):
-        build_trainer(compose([*SMALL, f"trainer.accelerator={kind}"]).config, World(0, 1, 0, 1))
+        device_type(kind)

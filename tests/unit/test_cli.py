@@ -11,6 +11,7 @@ from distmlp import __version__
 from distmlp.cli import EXAMPLES, VERBS, help_text, main
 from distmlp.compose import GROUPS_IN_ORDER, choices, compose
 from distmlp.config import all_fields
+from distmlp.sweep import make_jobs
 
 Captured = pytest.CaptureFixture[str]
 
@@ -45,7 +46,9 @@ def test_every_example_of_the_help_composes() -> None:
     words = [line.split("  ")[1].split() for line in EXAMPLES.splitlines() if line.startswith("  distmlp train")]
     assert len(words) >= 3
     for _, _, *overrides in words:
-        if not any(word.startswith("--config") for word in overrides):
+        if overrides[:1] == ["--multirun"]:
+            assert len(make_jobs(overrides[1:])) == 4
+        elif not any(word.startswith("--config") for word in overrides):
             compose([word for word in overrides if word not in ("--cfg", "job", "--summary")])
 
 
@@ -127,9 +130,14 @@ def test_cfg_takes_one_value(words: list[str], capsys: Captured) -> None:
 
 def test_an_unknown_flag_is_answered_with_the_flags(capsys: Captured) -> None:
     assert (
-        refused(capsys, "train", "--multirun")
-        == "unknown flag --multirun: valid are --config FILE, --cfg job, --summary, --help"
+        refused(capsys, "train", "--sweep")
+        == "unknown flag --sweep: valid are --config FILE, --cfg job, --summary, --multirun, --help"
     )
+
+
+def test_one_thing_is_done_at_a_time(capsys: Captured) -> None:
+    message = "--cfg, --summary and --multirun exclude each other: keep one"
+    assert refused(capsys, "train", "--multirun", "--cfg", "job", "seed=1,2") == message
 
 
 def test_a_missing_configuration_is_named(capsys: Captured) -> None:

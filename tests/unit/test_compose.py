@@ -138,7 +138,10 @@ def test_conf_is_found_beside_the_package_and_inside_it_when_installed(tmp_path:
         ("optimizer=null", r"^optimizer=null is not one choice: valid are adagrad, .*sgd$"),
         ("optimizer=[sgd,adam]", r"^optimizer=\['sgd', 'adam'\] is not one choice: valid are adagrad, "),
         ("optimizer=3", r"^optimizer=3 is not one choice: valid are adagrad, "),
-        ("optimizer.lr=1,2", r"^optimizer\.lr=1,2 names several values: .* \(a list is written \[a,b\]\)$"),
+        (
+            "optimizer.lr=1,2",
+            r"^optimizer\.lr=1,2 names several values: .* \(a list is written \[a,b\]\); --multirun starts",
+        ),
         ("data=digits,mnist", r"^data=digits,mnist names several values: .* one value"),
         ("seed=range(1,3)", r"^seed=range\(1,3\) names several values"),
         ("seed", r"^cannot read 'seed': overrides are key=value or group=choice; quote values"),

@@ -75,7 +75,10 @@ def test_the_defaults_are_valid_and_never_change(defaults: dict[str, Any]) -> No
         ({"optimizer.name": "adamm"}, r"^optimizer\.name=adamm does not exist: did you mean adam\?$"),
         ({"model.name": "zzz"}, r"^model\.name=zzz does not exist: valid are mlp, cnn, .*vit, custom$"),
         ({"data.name": ...}, r"^data\.name is not set: give data=…$"),
-        ({"strategy.name": "zzz"}, r"^strategy\.name=zzz: input should be 'auto', 'single' or 'ddp'$"),
+        (
+            {"strategy.name": "zzz"},
+            r"^strategy\.name=zzz does not exist: valid are auto, single, ddp, .*deepspeed_zeropp$",
+        ),
         ({"trainer.accelerator": "tpu"}, r"^trainer\.accelerator=tpu: input should be 'auto', 'cpu', 'gpu' or 'mps'$"),
         # missing
         ({"optimizer.lr": ...}, r"^optimizer\.lr is not set: give optimizer\.lr=…$"),

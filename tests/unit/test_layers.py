@@ -27,7 +27,11 @@ def layer(name: str, modules: str, *, apart: bool = False) -> Layer:
 
 # The lowest first: a module may import from the rows above its own, and from its own where that is not apart.
 LAYERS = (
-    layer("ground", "__init__ errors schema config compose runtime strategy_rules deepspeed_rules log run_folder"),
+    layer(
+        "ground",
+        "__init__ errors schema config compose runtime process_group strategy_rules deepspeed_rules log run_folder "
+        "launch sweep",
+    ),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),
     layer("uses", "bench doctor compress explain export generate privacy report summary", apart=True),
@@ -49,7 +53,7 @@ HEAVY = frozenset(
 )
 
 # What answers `distmlp --help` and reports a mistake: neither these nor what they import at top level may load these.
-LIGHT = ("cli", "config", "compose", "errors")
+LIGHT = ("cli", "config", "compose", "errors", "sweep")
 SLOW = LIGHTNING | {"torch"}
 
 

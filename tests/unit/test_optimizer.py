@@ -66,6 +66,21 @@ def test_every_optimizer_lowers_the_loss_and_continues_bit_for_bit_from_its_stat
     assert torch.equal(weights(fresh), weights(whole))
 
 
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_bfloat16_weights_move_as_32_bit_ones_do(name: str) -> None:
+    moved = []
+    for dtype in (torch.float32, torch.bfloat16):
+        net = network().to(dtype)
+        before = weights(net).float()
+        optimizer = build_optimizer(net, name=name, lr=0.05)
+        for index, weight in enumerate(net.parameters()):
+            weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(index)).to(dtype)
+        for _ in range(5):
+            optimizer.step()
+        moved.append(weights(net).float() - before)
+    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 0.1
+
+
 def test_decay_is_for_matrices_only() -> None:
     net = network()
     decay, rest = parameter_groups(net, 0.1)

@@ -3,7 +3,7 @@
 import pytest
 
 from distmlp.errors import ConfigError
-from distmlp.runtime import World, check_world, discover, leave_process_group, shared_from_rank_zero
+from distmlp.runtime import World, check_split_size, check_world, discover, has_launcher, speaks_for_all
 
 
 def torchrun(rank: object, world_size: object, local_rank: object, local_world_size: object) -> dict[str, str]:
@@ -73,9 +73,9 @@ EIGHT = World(rank=5, world_size=8, local_rank=1, local_world_size=4)
 
 
 def test_a_configuration_that_agrees_with_the_launcher_passes() -> None:
-    check_world(EIGHT, nodes=2, devices=4, strategy="ddp", num_samples=8)
-    check_world(EIGHT, nodes="auto", devices="auto", strategy="auto", num_samples=100)
-    check_world(World(0, 1, 0, 1), nodes=1, devices=1, strategy="single", num_samples=1)
+    check_world(EIGHT, nodes=2, devices=4)
+    check_world(EIGHT, nodes="auto", devices="auto")
+    check_world(World(0, 1, 0, 1), nodes=1, devices=1)
 
 
 @pytest.mark.parametrize(
@@ -87,19 +87,33 @@ def test_a_configuration_that_agrees_with_the_launcher_passes() -> None:
             r"^trainer\.devices=8, but 4 process\(es\) were started on this node: "
             r"use torchrun --standalone --nproc-per-node=8 ",
         ),
-        ({"strategy": "single"}, r"^strategy=single is one process, but WORLD_SIZE=8: use strategy=ddp$"),
-        ({"num_samples": 7}, r"^the smallest split has 7 sample\(s\), fewer than WORLD_SIZE=8$"),
     ],
 )
 def test_what_disagrees_with_the_launcher_is_named_with_both_numbers(options: dict[str, object], message: str) -> None:
-    agreeing: dict[str, object] = {"nodes": "auto", "devices": "auto", "strategy": "auto", "num_samples": 100}
+    agreeing: dict[str, object] = {"nodes": "auto", "devices": "auto"}
     with pytest.raises(ConfigError, match=message):
         check_world(EIGHT, **(agreeing | options))  # type: ignore[arg-type]
 
 
-def test_one_process_forms_no_group() -> None:
-    assert shared_from_rank_zero(World(0, 1, 0, 1), "runs/x", "gloo") == "runs/x"
-    import torch.distributed
+def test_every_rank_needs_a_sample_of_every_split() -> None:
+    check_split_size(EIGHT, 8)
+    with pytest.raises(ConfigError, match=r"^the smallest split has 7 sample\(s\), fewer than WORLD_SIZE=8$"):
+        check_split_size(EIGHT, 7)
 
-    assert not torch.distributed.is_initialized()
-    leave_process_group()
+
+def test_a_launcher_is_known_by_any_of_its_variables() -> None:
+    assert not has_launcher({"MASTER_ADDR": "x"})
+    assert has_launcher(torchrun(0, 1, 0, 1))
+    assert has_launcher({"LOCAL_RANK": "0"})
+
+
+def test_the_first_rank_that_asks_tells_of_a_mistake() -> None:
+    from torch.distributed import TCPStore
+
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+    assert [speaks_for_all(agent | {"RANK": rank}) for rank in ("1", "0", "2")] == [True, False, False]
+    # Without an agent it is rank 0.
+    assert speaks_for_all({})
+    assert [speaks_for_all({"RANK": rank}) for rank in ("0", "1")] == [True, False]
+    assert not speaks_for_all({"TORCHELASTIC_USE_AGENT_STORE": "True", "RANK": "1"})

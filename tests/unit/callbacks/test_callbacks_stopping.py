@@ -1,10 +1,12 @@
 """Training ends at whichever limit comes first, at exactly the step it says, and says which it was."""
 
 import re
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
 
+import lightning
 import pytest
 
 Fit = Callable[..., Any]
@@ -96,3 +98,18 @@ def test_a_checkpoint_every_few_steps_holds_exactly_those(block_seconds: float, 
     fitted = fit("checkpoint.every_steps=3", "trainer.max_steps=7", block_seconds=block_seconds)
     written = sorted(path.name for path in (fitted.folder / "checkpoints").iterdir())
     assert written == ["step-00000003", "step-00000006", "step-00000007"]
+
+
+def test_only_training_handles_signals(fit: Fit) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    seen: list[Any] = []
+
+    def watch(fitted: Any) -> None:
+        watcher = lightning.Callback()
+        watcher.on_fit_start = lambda *_: seen.append(signal.getsignal(signal.SIGTERM))  # type: ignore[method-assign]
+        watcher.on_train_batch_end = lambda *_: seen.append(signal.getsignal(signal.SIGTERM))  # type: ignore[method-assign]
+        fitted.run.trainer.callbacks.append(watcher)
+
+    fitted = fit("trainer.max_steps=1", prepare=watch)
+    assert seen == [before[1], fitted.run.stopping._on_signal]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,0 +1,46 @@
+"""The world that `distmlp train` will have: the launcher's, or the processes that it starts itself on this machine."""
+
+from distmlp.config import Config
+from distmlp.launch.plan import num_processes
+from distmlp.runtime import World, check_world, device_type, discover, has_launcher
+from distmlp.strategy_rules import check_strategy
+
+
+def planned_world(config: Config) -> World:
+    """The world of a run of ``config``, checked. In a launching process it is the one that rank 0 will see.
+
+    Raises:
+        ConfigError: the configuration does not fit the machine or the launcher. Nothing was started.
+    """
+    kind = device_type(config.trainer.accelerator)
+    world = discover()
+    if not has_launcher():
+        num_ranks = _num_processes(config, kind)
+        world = World(rank=0, world_size=num_ranks, local_rank=0, local_world_size=num_ranks)
+    check(config, world, kind)
+    return world
+
+
+def check(config: Config, world: World, kind: str) -> None:
+    """All that must hold between a configuration and the processes of its run, before they start and in each of them.
+
+    Raises:
+        ConfigError: numbers that disagree, or what the strategy or the device cannot do.
+    """
+    from distmlp.strategy.precision import precision_on
+
+    check_world(world, nodes=config.trainer.nodes, devices=config.trainer.devices)
+    check_strategy(config, world, kind)
+    precision_on(config.precision.name, kind)
+
+
+def _num_processes(config: Config, kind: str) -> int:
+    import torch
+
+    return num_processes(
+        devices=config.trainer.devices,
+        nodes=config.trainer.nodes,
+        strategy=config.strategy.name,
+        kind=kind,
+        num_gpus=torch.cuda.device_count() if kind == "cuda" else 0,
+    )

@@ -1,0 +1,120 @@
+"""trainer.micro_batch_size=auto: as large as fits into memory, found while the run goes on.
+
+The first micro-batch is all of a rank's share. When any rank runs out of memory, it takes part in what is left of the
+step's communication, all ranks agree that the step does not count, halve the size, and take the very same step
+again. Since the loss is normalised over the global batch, the run's numbers do not depend on the size.
+
+Ranks ask each other once a step, which a size that is given spares them.
+"""
+
+import gc
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from distmlp.errors import ConfigError
+from distmlp.log import log
+from distmlp.strategy.collectives import Collective, Pass, Recorder
+
+T = TypeVar("T")
+PASSES_UNTIL_STEADY = 3  # DistributedDataParallel settles its buckets in the second
+CPU_MESSAGES = ("can't allocate memory", "not enough memory")  # of torch's allocator, which raises a RuntimeError
+
+
+class AutoMicroBatch:
+    """Takes steps with the largest micro-batch that fits, for a strategy that can take a step back."""
+
+    def __init__(self) -> None:
+        self.size: int | None = None
+        self.collectives: list[Collective] | None = None  # of one pass; None: not known
+
+    def run(self, strategy: Any, largest: int, probe: Callable[[], object], take: Callable[[int], T]) -> T:
+        """The result of ``take(size)``, with a size that fits on every rank.
+
+        Args:
+            strategy: of `distmlp.strategy`.
+            largest: samples of the largest share that a rank holds of this step.
+            probe: one pass over one sample that changes no weight.
+            take: adds up the gradients of the step.
+
+        Raises:
+            ConfigError: not even one sample fits.
+        """
+        while True:
+            undo = _snapshot(strategy)
+            if self.collectives is None:
+                self.collectives = _collectives_of(probe, strategy)
+                undo()
+            size = min(self.size or largest, largest)
+            num_syncs = -(-largest // size) if strategy.syncs_each_micro_batch else 1
+            progress = Pass(self.collectives * num_syncs)
+            result = self._attempt(strategy, progress, size, take)
+            if not strategy.any_rank(result is None):
+                assert result is not None
+                return result
+            del result
+            strategy.abandon_pass()
+            undo()
+            self._halve(size, strategy)
+
+    def _attempt(self, strategy: Any, progress: Pass, size: int, take: Callable[[int], T]) -> T | None:
+        """``take(size)``; None where it ran out of memory, after this rank took part in what the others communicate."""
+        try:
+            return take(size)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Out of the clause above, which held the traceback, and with it what the pass had allocated.
+        _free(strategy.device)
+        progress.issue_rest()
+        return None
+
+    def _halve(self, size: int, strategy: Any) -> None:
+        if size == 1:
+            raise ConfigError(
+                "trainer.micro_batch_size=auto: one sample at a time does not fit into memory: use "
+                "model.activation_checkpointing=true, or a strategy that shards more, as fsdp2"
+            )
+        self.size = size // 2
+        self.collectives = None
+        _free(strategy.device)
+        log.warning("out of memory with micro-batches of %d samples: going on with %d", size, self.size)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that a device or the host has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in CPU_MESSAGES)
+
+
+def _collectives_of(probe: Callable[[], object], strategy: Any) -> list[Collective]:
+    for _ in range(PASSES_UNTIL_STEADY - 1):
+        probe()
+    with Recorder() as recorder:
+        probe()
+    strategy.forget_gradients()
+    return list(recorder.collectives)
+
+
+def _snapshot(strategy: Any) -> Callable[[], None]:
+    """Gives random states and running statistics back as they are now, when it is called."""
+    on_cuda = strategy.device.type == "cuda"
+    host, device = torch.get_rng_state(), torch.cuda.get_rng_state(strategy.device) if on_cuda else None
+    kept = [(buffer, buffer.clone()) for buffer in strategy.statistics()]
+
+    def undo() -> None:
+        torch.set_rng_state(host)
+        if device is not None:
+            torch.cuda.set_rng_state(device, strategy.device)
+        for buffer, value in kept:
+            buffer.copy_(value)
+
+    return undo
+
+
+def _free(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
