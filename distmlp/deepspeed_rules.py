@@ -79,6 +79,11 @@ def _check_offload(config: Config, strategy: DeepSpeedStrategy) -> None:
     places = (strategy.offload_optimizer, strategy.offload_parameters)
     if "nvme" in places and strategy.nvme_path is None:
         raise ConfigError(f"strategy={strategy.name} needs strategy.nvme_path=FOLDER on a fast local disk")
+    if "nvme" in places and config.trainer.ema_decay is not None:
+        raise ConfigError(
+            f"trainer.ema_decay does not work with strategy={strategy.name}, whose weights lie on the disk between two "
+            "steps: use strategy=deepspeed_zero3_offload"
+        )
     if config.precision.name == "bf16_true" and strategy.offload_optimizer != "none":
         raise ConfigError(
             "precision=bf16_true does not work with strategy.offload_optimizer: DeepSpeed offloads 32-bit states only; "

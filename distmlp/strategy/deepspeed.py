@@ -164,6 +164,7 @@ class DeepSpeed(ParallelSpread):
         if self.engine is None:
             return
         from deepspeed import comm
+        from deepspeed.runtime.zero import parameter_offload
         from deepspeed.utils import groups
 
         self.engine.destroy()
@@ -174,6 +175,7 @@ class DeepSpeed(ParallelSpread):
         if self.sets_local_rank:
             del os.environ["LOCAL_RANK"]
         functional.linear = self.linear  # ZeRO-3 replaced it for the whole process
+        parameter_offload.FWD_MODULE_STACK.clear()  # it keeps the network, and that the engine, for ever
         # They would be used for the next run, whatever its ranks are.
         groups._release_process_group_references()
         comm.comm.cdb = None
