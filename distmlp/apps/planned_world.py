@@ -3,6 +3,7 @@
 from distmlp.config import Config
 from distmlp.launch.plan import num_processes
 from distmlp.runtime import World, check_world, device_type, discover, has_launcher
+from distmlp.schema.strategy import DeepSpeedStrategy
 from distmlp.strategy_rules import check_strategy
 
 
@@ -32,6 +33,11 @@ def check(config: Config, world: World, kind: str) -> None:
     check_world(world, nodes=config.trainer.nodes, devices=config.trainer.devices)
     check_strategy(config, world, kind)
     precision_on(config.precision.name, kind)
+    strategy = config.strategy
+    if isinstance(strategy, DeepSpeedStrategy) and "nvme" in (strategy.offload_optimizer, strategy.offload_parameters):
+        from distmlp.strategy.deepspeed_io import check_disk_access
+
+        check_disk_access(strategy.name)
 
 
 def _num_processes(config: Config, kind: str) -> int:

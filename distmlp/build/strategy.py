@@ -84,10 +84,7 @@ def _fsdp(chosen: FSDP2Strategy, options: dict[str, Any], world: World) -> Strat
 def _deepspeed(chosen: DeepSpeedStrategy, options: dict[str, Any], world: World) -> Strategy:
     from distmlp.strategy.deepspeed import DeepSpeed
     from distmlp.strategy.deepspeed_config import ZeroOptions
-    from distmlp.strategy.deepspeed_io import check_disk_access
 
-    if "nvme" in (chosen.offload_optimizer, chosen.offload_parameters):
-        check_disk_access(chosen.name)
     sizes = {"secondary_shard_size": secondary_shard_size(chosen, world)}
     zero = ZeroOptions(**chosen.model_dump(exclude={"name"}) | sizes)
     return DeepSpeed(zero=zero, **options)
