@@ -86,10 +86,10 @@ def _deepspeed(chosen: DeepSpeedStrategy, options: dict[str, Any], world: World)
     from distmlp.strategy.deepspeed_config import ZeroOptions
     from distmlp.strategy.deepspeed_io import check_disk_access
 
-    if "nvme" in (chosen.offload_optimizer, chosen.offload_parameters):
-        check_disk_access(chosen.name)
     sizes = {"secondary_shard_size": secondary_shard_size(chosen, world)}
     zero = ZeroOptions(**chosen.model_dump(exclude={"name"}) | sizes)
+    if zero.uses_disk:
+        check_disk_access(chosen.name)
     return DeepSpeed(zero=zero, **options)
 
 
