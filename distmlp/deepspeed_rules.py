@@ -19,6 +19,7 @@ def check_deepspeed(config: Config, world: World, device_type: str) -> None:
     _check_training(config, strategy)
     _check_stage(strategy)
     _check_offload(config, strategy)
+    _check_disk(config, strategy, device_type)
     _check_quantization(strategy, device_type)
     secondary_shard_size(strategy, world)
 
@@ -76,18 +77,27 @@ def _check_stage(strategy: DeepSpeedStrategy) -> None:
 
 
 def _check_offload(config: Config, strategy: DeepSpeedStrategy) -> None:
-    places = (strategy.offload_optimizer, strategy.offload_parameters)
-    if "nvme" in places and strategy.nvme_path is None:
-        raise ConfigError(f"strategy={strategy.name} needs strategy.nvme_path=FOLDER on a fast local disk")
-    if "nvme" in places and config.trainer.ema_decay is not None:
-        raise ConfigError(
-            f"trainer.ema_decay does not work with strategy={strategy.name}, whose weights lie on the disk between two "
-            "steps: use strategy=deepspeed_zero3_offload"
-        )
     if config.precision.name == "bf16_true" and strategy.offload_optimizer != "none":
         raise ConfigError(
             "precision=bf16_true does not work with strategy.offload_optimizer: DeepSpeed offloads 32-bit states only; "
             "use precision=bf16_mixed, or strategy.offload_optimizer=none"
+        )
+
+
+def _check_disk(config: Config, strategy: DeepSpeedStrategy, device_type: str) -> None:
+    if "nvme" not in (strategy.offload_optimizer, strategy.offload_parameters):
+        return
+    if strategy.nvme_path is None:
+        raise ConfigError(f"strategy={strategy.name} needs strategy.nvme_path=FOLDER on a fast local disk")
+    if config.trainer.ema_decay is not None:
+        raise ConfigError(
+            f"trainer.ema_decay does not work with strategy={strategy.name}, whose weights lie on the disk between two "
+            "steps: use strategy=deepspeed_zero3_offload"
+        )
+    if device_type == "cpu" and strategy.offload_parameters == "nvme" and config.precision.name == "fp32":
+        raise ConfigError(
+            "precision=fp32 does not work with strategy.offload_parameters=nvme on a CPU: DeepSpeed rounds the weights "
+            "to bfloat16 on their way; use precision=bf16_mixed, or strategy.offload_parameters=cpu"
         )
 
 

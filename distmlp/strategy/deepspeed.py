@@ -5,20 +5,19 @@ accumulated losses twice, wants a fixed number of micro-batches, and refuses eve
 """
 
 import io
-import logging
 import os
-import warnings
+import shutil
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from distmlp.log import log
 from distmlp.strategy.base import ParallelSpread, num_bytes, optimizer_tensors
 from distmlp.strategy.deepspeed_config import ZeroOptions, deepspeed_config
-from distmlp.strategy.deepspeed_io import load_disk_access
+from distmlp.strategy.deepspeed_io import load_disk_access, own_folder
+from distmlp.strategy.deepspeed_process import forget_run, import_deepspeed
 
 
 class DeepSpeed(ParallelSpread):
@@ -35,7 +34,6 @@ class DeepSpeed(ParallelSpread):
         self.zero = zero
         self.max_norm = max_norm
         self.engine: Any = None
-        self.linear = functional.linear
         self.sets_local_rank = False
 
     @property
@@ -45,9 +43,10 @@ class DeepSpeed(ParallelSpread):
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         assert self.network is not None
-        deepspeed = _import_deepspeed(self.device.type)
-        if "nvme" in (self.zero.offload_optimizer, self.zero.offload_parameters):
+        deepspeed = import_deepspeed(self.device.type)
+        if self.zero.uses_disk:
             load_disk_access(self.device.type)
+            self.zero = replace(self.zero, nvme_path=own_folder(str(self.zero.nvme_path)))
         config = deepspeed_config(
             self.zero,
             precision=self.precision,
@@ -163,10 +162,6 @@ class DeepSpeed(ParallelSpread):
     def close(self) -> None:
         if self.engine is None:
             return
-        from deepspeed import comm
-        from deepspeed.runtime.zero import parameter_offload
-        from deepspeed.utils import groups
-
         self.engine.destroy()
         for hook in (self.engine.module_forward_pre_hook, self.engine.module_forward_post_hook):
             hook.remove()
@@ -174,29 +169,9 @@ class DeepSpeed(ParallelSpread):
         self.run = nn.Identity()
         if self.sets_local_rank:
             del os.environ["LOCAL_RANK"]
-        functional.linear = self.linear  # ZeRO-3 replaced it for the whole process
-        parameter_offload.FWD_MODULE_STACK.clear()  # it keeps the network, and that the engine, for ever
-        # They would be used for the next run, whatever its ranks are.
-        groups._release_process_group_references()
-        comm.comm.cdb = None
-
-
-def _import_deepspeed(device_type: str) -> Any:
-    """DeepSpeed for this kind of device, compiling nothing and silent on the console."""
-    if device_type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read once, at the import
-    import deepspeed
-    import deepspeed.ops
-
-    # It would be compiled when process groups form, by each rank, and only its inference uses it.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    # It calls torch by names that torch 2.13 deprecates, in every step.
-    deprecated = r".*(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated"
-    warnings.filterwarnings("ignore", message=deprecated, category=FutureWarning)
-    logger = logging.getLogger("DeepSpeed")
-    files = [handler for handler in log.handlers if isinstance(handler, logging.FileHandler)]
-    logger.handlers = [logging.NullHandler(), *files]
-    return deepspeed
+        if self.zero.uses_disk:
+            shutil.rmtree(str(self.zero.nvme_path), ignore_errors=True)
+        forget_run()
 
 
 def _keep_groups(sharded: Any, optimizer: torch.optim.Optimizer) -> None:

@@ -43,6 +43,10 @@ class ZeroOptions:
     quantized_weights: bool = False
     quantized_gradients: bool = False
 
+    @property
+    def uses_disk(self) -> bool:
+        return "nvme" in (self.offload_optimizer, self.offload_parameters)
+
 
 def deepspeed_config(
     zero: ZeroOptions, *, precision: Precision, max_norm: float | None, device_type: str, num_elements: int

@@ -32,6 +32,11 @@ def check_disk_access(strategy: str) -> None:
         )
 
 
+def own_folder(path: str) -> str:
+    """A folder below ``path`` for this process: DeepSpeed's names repeat from run to run."""
+    return str(Path(path, f"distmlp-{os.getpid()}"))
+
+
 def load_disk_access(device_type: str) -> None:
     """Loads it into this process, compiled if need be; ranks of a machine take turns. DeepSpeed must be imported."""
     from deepspeed.ops.op_builder import AsyncIOBuilder

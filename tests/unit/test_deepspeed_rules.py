@@ -28,7 +28,8 @@ def check(*words: str, device_type: str = "cpu") -> None:
         ("strategy=deepspeed_zero3", "optimizer=adagrad", "optimizer.weight_decay=0.1"),
         ("strategy=deepspeed_zero3_offload", "trainer.ema_decay=0.99"),
         ("strategy=deepspeed_zeropp", *UNQUANTIZED),
-        NVME,
+        (*NVME, "precision=bf16_mixed"),
+        (*NVME, "strategy.offload_parameters=cpu"),
     ],
 )
 def test_what_works_passes(words: tuple[str, ...]) -> None:
@@ -66,6 +67,7 @@ def test_quantization_passes_on_cuda() -> None:
             r"^strategy\.quantized_weights=true needs stage 3, .*: use strategy=deepspeed_zeropp$",
         ),
         (("strategy=deepspeed_zero3_nvme",), r"^strategy=deepspeed_zero3_nvme needs strategy\.nvme_path=FOLDER"),
+        (NVME, r"^precision=fp32 does not .* use precision=bf16_mixed, or strategy\.offload_parameters=cpu$"),
         ((*NVME, "trainer.ema_decay=0.9"), r"^trainer\.ema_decay does not .*: use strategy=deepspeed_zero3_offload$"),
         (
             ("strategy=deepspeed_zero2_offload", "precision=bf16_true"),
