@@ -87,8 +87,6 @@ def _deepspeed(chosen: DeepSpeedStrategy, options: dict[str, Any], world: World)
 
     sizes = {"secondary_shard_size": secondary_shard_size(chosen, world)}
     zero = ZeroOptions(**chosen.model_dump(exclude={"name"}) | sizes)
-    if zero.uses_disk:
-        check_disk_access(chosen.name)
     return DeepSpeed(zero=zero, **options)
 
 

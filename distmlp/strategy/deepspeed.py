@@ -140,6 +140,7 @@ class DeepSpeed(ParallelSpread):
         if self.zero.stage < 3:
             self.sharded.update_lp_params()
             return
+        self.after_evaluation()  # what is still gathered would be used as it is
         for group in range(len(self.sharded.fp16_groups)):
             self.sharded._reassign_or_swap_out_partitioned_parameters(group)
         if self.sharded.persistent_parameters:

@@ -72,6 +72,7 @@ class FSDP2(ParallelSpread):
         return MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=self.reduce_dtype, output_dtype=None)
 
     def local_master_weights(self) -> list[Tensor]:
+        self.after_evaluation()  # what stayed gathered stands in the place of the shards
         assert self.network is not None
         weights = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         return [weight.to_local().data if isinstance(weight, DTensor) else weight.data for weight in weights]
