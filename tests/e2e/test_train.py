@@ -217,7 +217,7 @@ def test_two_ranks_train_the_same_run_as_one(distmlp: Any, run_folder: Any, metr
     assert [line.get("train/loss") for line in own] == [line.get("train/loss") for line in two]
     assert [line.get("sample_ids") for line in own] == [line.get("sample_ids") for line in two]
     assert done.stdout.count("test/accuracy") == 1
-    assert done.stderr.count("distmlp: ") == len(done.stderr.splitlines()) == 2, done.stderr  # rank 0 alone, no agent
+    assert done.stderr.count("distmlp: ") == len(done.stderr.splitlines()) == 3, done.stderr  # rank 0 alone, no agent
     assert len(one) == len(two)
     assert [line.get("sample_ids") for line in one] == [line.get("sample_ids") for line in two]
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "test/loss", "test/accuracy"):
