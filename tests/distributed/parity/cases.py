@@ -4,15 +4,15 @@ To take another strategy in, add its words to `STRATEGIES`, its bounds to `bound
 `representative`; the whole matrix has it then.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-
-WORLD_SIZES = (1, 2, 3, 4)
 
 COMMON = """trainer.accelerator=cpu trainer.max_epochs=null trainer.max_steps=50 trainer.log_every_steps=1
     trainer.log_sample_ids=true trainer.progress=false tracking=none"""
-# 840 samples to train on: 14 global batches of 60, which 1, 2, 3 and 4 ranks share equally.
-VECTORS = "data=synthetic data.num_samples=1200 data.input_shape=[24] data.num_classes=12 data.global_batch_size=60"
+# 840 samples to train on: 14 global batches of 60, which 1, 2, 3 and 4 ranks share equally. They cannot share 13 rows.
+VECTORS = "data=synthetic data.num_samples=1200 data.input_shape=[24] data.num_classes=13 data.global_batch_size=60"
 IMAGES = "data=synthetic data.num_samples=300 data.input_shape=[3,8,8] data.num_classes=12 data.global_batch_size=24"
 TOKENS = "data=synthetic_tokens data.num_samples=300 data.vocab_size=64 data.sequence_length=16"
 TOKENS += " data.global_batch_size=24 data.test_fraction=0.1"
@@ -58,10 +58,10 @@ RECIPES = {
     "lion": "optimizer=lion optimizer.lr=0.0002",
     "muon": "optimizer=muon optimizer.lr=0.01",
 }
-# DDP's other forms change how gradients are exchanged: how they are used matters for these recipes at most.
-FOR_EXCHANGE = ("sgd", "accumulation", "ragged_accumulation", "uneven", "clipping", "checkpointing", "adamw")
-# The loss of local SGD is that of DDP where a step is linear in the gradients.
-LINEAR = ("sgd", "accumulation", "ragged_accumulation", "uneven", "checkpointing")
+OPTIMIZERS = ("momentum", "adam", "adagrad", "rmsprop", "lion", "muon", "warmup", "clipping_value")
+# The loss of local SGD is that of DDP where a step is linear in the gradients, as in all of these but the last two.
+FOR_FORMS = ("sgd", "accumulation", "uneven", "ragged_clipping", "adamw")
+NOT_FOR_LOCAL_SGD = ("ragged_clipping", "adamw")
 
 STRATEGIES = {
     "single": "strategy=single",
@@ -85,7 +85,9 @@ STRATEGIES = {
 }
 # Their own loss curve by design: compared with DDP up to their first step of their own, and in what samples they take.
 OWN_CURVE = {"ddp_powersgd": 10}
-FOR_TRANSFORMERS = ("single", "ddp", "fsdp2", "tensor_parallel", "deepspeed_zero2", "deepspeed_zero3")
+CORE = ("ddp", "fsdp2", "tensor_parallel", "deepspeed_zero2", "deepspeed_zero3")
+# What differs from one of these in how ranks exchange, or in what they share.
+FORMS = tuple(name for name in STRATEGIES if name not in ("single", *CORE))
 # What DeepSpeed refuses.
 NOT_FOR_DEEPSPEED = ("clipping_value", "muon")
 GROUP = {1: 1, 2: 2, 3: 3, 4: 2}  # ranks that share a copy (hsdp) or split a layer (tensor_parallel)
@@ -126,32 +128,39 @@ class Case:
 
 
 def _is_possible(case: Case) -> bool:
-    alone = ("fsdp2", "tensor_parallel", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
-    if (case.strategy == "single") != (case.world_size == 1 and case.strategy not in alone):
-        return False
     if case.strategy.startswith("deepspeed"):
         return case.recipe not in NOT_FOR_DEEPSPEED
-    if case.strategy.startswith("ddp_"):
-        return case.recipe in (LINEAR if case.strategy == "ddp_localsgd" else FOR_EXCHANGE)
+    if case.strategy == "ddp_localsgd":
+        return case.recipe not in NOT_FOR_LOCAL_SGD
     return not (case.strategy == "tensor_parallel" and case.world_size == 3 and not case.network.startswith("mlp"))
 
 
-def _product(world_sizes: tuple[int, ...], strategies: tuple[str, ...], pairs: list[tuple[str, str]]) -> list[Case]:
-    cases = [Case(world, name, *pair) for world in world_sizes for pair in pairs for name in strategies]
-    return [case for case in cases if _is_possible(case)]
+def _product(
+    world_sizes: tuple[int, ...], strategies: tuple[str, ...], runs: Iterable[tuple[str, str]]
+) -> Iterator[Case]:
+    for world_size, (network, recipe), strategy in product(world_sizes, runs, strategies):
+        case = Case(world_size, strategy, network, recipe)
+        if _is_possible(case):
+            yield case
 
 
 def whole_matrix() -> list[Case]:
-    """Every strategy with every recipe on the MLP; on the other networks those that split them."""
-    recipes = [("mlp_norm" if recipe.startswith("adamw") else "mlp", recipe) for recipe in RECIPES]
-    others = [(network, recipe) for network in NETWORKS if network[:3] != "mlp" for recipe in ("sgd", "adamw")]
-    others += [("gpt_untied", "checkpointing"), ("gpt_documents", "adamw_accumulation"), ("mlp_batch_norm", "sgd")]
-    unequal = [("gpt_documents", "adamw_accumulation"), ("mlp_batch_norm", "sgd")]
-    return (
-        _product(WORLD_SIZES, tuple(STRATEGIES), recipes)
-        + _product((1, 2, 4), FOR_TRANSFORMERS, others)
-        + _product((3,), FOR_TRANSFORMERS, unequal)
-    )
+    """How gradients are exchanged on 2, 3 and 4 ranks, optimizers on 3, and Transformers on 2 and 4."""
+
+    def vectors(recipes: Iterable[str]) -> list[tuple[str, str]]:
+        return [("mlp_norm" if recipe.startswith("adamw") else "mlp", recipe) for recipe in recipes]
+
+    gradients = vectors(recipe for recipe in RECIPES if recipe not in OPTIMIZERS)
+    transformers = [(network, recipe) for network in NETWORKS if network[:3] != "mlp" for recipe in ("sgd", "adamw")]
+    transformers += [("gpt_untied", "checkpointing"), ("gpt_documents", "adamw_accumulation")]
+    others = [("gpt_documents", "adamw_accumulation"), ("mlp_batch_norm", "sgd")]
+    return [
+        *_product((1,), ("fsdp2", "tensor_parallel", "deepspeed_zero1", "deepspeed_zero3"), vectors(FOR_FORMS)),
+        *_product((2, 3, 4), CORE, gradients),
+        *_product((2, 3, 4), FORMS, vectors(FOR_FORMS)),
+        *_product((3,), CORE, [*vectors(OPTIMIZERS), *others]),
+        *_product((2, 4), CORE, transformers),
+    ]
 
 
 def representative() -> list[Case]:
