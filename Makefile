@@ -19,7 +19,7 @@ test: .venv/.dev-ready ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 # What each strategy gives against the others; `make test` has a part of it.
-parity: .venv/.dev-ready ## compare every strategy with the others (over an hour), write docs/parity.md
+parity: .venv/.dev-ready ## compare every strategy with the others, write docs/parity.md
 	rm -rf build/parity
 	DISTMLP_PARITY=$(CURDIR)/build/parity $(BIN)/python -m pytest -q tests/distributed
 	PYTHONPATH=tests/distributed $(BIN)/python -m parity.report build/parity docs/parity.md
