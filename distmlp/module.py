@@ -243,10 +243,14 @@ class TrainingModule(lightning.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor, int], batch_idx: int) -> None:
         inputs, targets, num_counted = batch
-        with self.strategy.autocast():
-            outputs = self.strategy.compute(inputs)
-            if num_counted:
-                self.task.update(outputs, targets)
+        whole = [slice(0, len(inputs))]
+        for part in whole if self.auto_micro_batch is None else self.auto_micro_batch.parts(len(inputs)):
+            counts = num_counted > 0 and part.stop > part.start
+            part = part if part.stop > part.start else slice(0, 1)  # a pass that other ranks take too
+            with self.strategy.autocast():
+                outputs = self.strategy.compute(inputs[part])
+                if counts:
+                    self.task.update(outputs, targets[part])
 
     def on_validation_epoch_end(self) -> None:
         self._finish_evaluation("val")

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 
-from distmlp.build.tensor_plans import split_layers
+from distmlp.build.tensor_plans import check_layers, split_layers
 from distmlp.config import Config
 from distmlp.deepspeed_rules import secondary_shard_size
 from distmlp.runtime import World
@@ -91,7 +91,13 @@ def _deepspeed(chosen: DeepSpeedStrategy, options: dict[str, Any], world: World)
 
 
 def choose_strategy(config: Config, network: nn.Module, world: World, device_type: str) -> tuple[StrategySection, str]:
-    """The strategy itself where one is named; for ``auto`` the one that fits, and the reason as a line for the user."""
+    """The strategy itself where one is named; for ``auto`` the one that fits, and the reason as a line for the user.
+
+    Raises:
+        ConfigError: the layers of ``network`` cannot be split as the strategy says.
+    """
+    if isinstance(config.strategy, TensorParallelStrategy):
+        check_layers(network, tensor_sizes(config.strategy, world)[1])
     if config.strategy.name != "auto":
         return config.strategy, ""
     if world.world_size == 1:

@@ -17,6 +17,7 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
+from distmlp.errors import ConfigError
 from distmlp.model.mlp import MLP
 from distmlp.model.transformer import Block
 
@@ -24,7 +25,7 @@ HEADS = 1  # the dimension of heads in queries (N, heads, T, head_width)
 
 
 def split_layers(network: nn.Module, mesh: DeviceMesh) -> None:
-    """Splits the layers of ``network`` over the ranks of ``mesh``, in place. `build/limits.py` says which can be."""
+    """Splits the layers of ``network`` over the ranks of ``mesh``, in place, if `check_layers` passed them."""
     if isinstance(network, MLP):
         for layer, style in _mlp_plan(network):
             parallelize_module(layer, mesh, style)
@@ -33,6 +34,16 @@ def split_layers(network: nn.Module, mesh: DeviceMesh) -> None:
         if isinstance(block, Block):
             parallelize_module(block, mesh, _block_plan(block))
     _split_vocabulary(network, mesh)
+
+
+def check_layers(network: nn.Module, tensor_size: int) -> None:
+    """Ends with a `ConfigError` where a default width of ``network`` cannot be split into equal parts."""
+    for block in network.modules():
+        if isinstance(block, Block) and block.mlp.up.out_features % tensor_size:
+            raise ConfigError(
+                f"model.mlp_width is {block.mlp.up.out_features} by default, which strategy.tensor_size={tensor_size} "
+                "does not divide: give a model.mlp_width that it divides, or use strategy=fsdp2"
+            )
 
 
 def _block_plan(block: Block) -> dict[str, ParallelStyle]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from distmlp.data.loader import share_bounds
 from distmlp.errors import ConfigError
 from distmlp.log import log
 from distmlp.strategy.collectives import Collective, Pass, Recorder
@@ -27,6 +28,7 @@ class AutoMicroBatch:
 
     def __init__(self) -> None:
         self.size: int | None = None
+        self.largest = 1  # samples of the largest share so far
         self.collectives: list[Collective] | None = None  # of one pass; None: not known
 
     def run(self, strategy: Any, largest: int, probe: Callable[[], object], take: Callable[[int], T]) -> T:
@@ -46,6 +48,7 @@ class AutoMicroBatch:
             if self.collectives is None:
                 self.collectives = _collectives_of(probe, strategy)
                 undo()
+            self.largest = max(self.largest, largest)
             size = min(self.size or largest, largest)
             num_syncs = -(-largest // size) if strategy.syncs_each_micro_batch else 1
             progress = Pass(self.collectives * num_syncs)
@@ -57,6 +60,14 @@ class AutoMicroBatch:
             strategy.abandon_pass()
             undo()
             self._halve(size, strategy)
+
+    def parts(self, num_samples: int) -> list[slice]:
+        """What fits of an evaluation's batch, which has as many samples as a share: as many parts on every rank.
+
+        Where a rank has fewer samples than parts, parts are empty.
+        """
+        number = 1 if self.size is None else -(-self.largest // self.size)
+        return [slice(*share_bounds(num_samples, index, number)) for index in range(number)]
 
     def _attempt(self, strategy: Any, progress: Pass, size: int, take: Callable[[int], T]) -> T | None:
         """``take(size)``; None where it ran out of memory, after this rank took part in what the others communicate."""

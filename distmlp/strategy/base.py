@@ -140,6 +140,13 @@ class Spread:
 
     # What all share.
 
+    def compute(self, inputs: Tensor) -> Tensor:
+        """Outputs of the network for this rank's ``inputs``, as 32-bit floats, which losses and metrics expect."""
+        if inputs.is_floating_point() and inputs.dtype != self.precision.weights:
+            inputs = inputs.to(self.precision.weights)
+        outputs: Tensor = self.run(inputs)
+        return outputs.float()
+
     def forget_gradients(self) -> None:
         assert self.network is not None
         for parameter in self.network.parameters():
@@ -165,13 +172,6 @@ class Spread:
 
     # Lightning's side.
 
-    def compute(self, inputs: Tensor) -> Tensor:
-        """Outputs of the network for this rank's ``inputs``, as 32-bit floats, which losses and metrics expect."""
-        if inputs.is_floating_point() and inputs.dtype != self.precision.weights:
-            inputs = inputs.to(self.precision.weights)
-        outputs: Tensor = self.run(inputs)
-        return outputs.float()
-
     def setup(self: Any, trainer: Any) -> None:
         """Lightning calls it before training, and again before testing what is placed already."""
         self.accelerator.setup(trainer)
@@ -193,7 +193,7 @@ class Spread:
 
 
 class ParallelSpread(Spread, ParallelStrategy):
-    """A strategy of several ranks, in the process group that `runtime.py` forms."""
+    """A strategy of several ranks, in the process group that `process_group.py` forms."""
 
     def __init__(self, *, device: torch.device, precision: Precision, rank: int, world_size: int) -> None:
         super().__init__()

@@ -46,6 +46,8 @@ def let_fail(module: Any, world: World, fails: dict[str, Any] | None) -> None:
         return
 
     def hook(block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if not block.training and module.position.step > fails["step"] and len(inputs[0]) > fails["above"]:
+            raise RuntimeError("an evaluation takes more samples at once than fit")
         if not block.training or module.position.step < fails["step"] or len(inputs[0]) <= fails["above"]:
             return None
         if fails["where"] == "forward":

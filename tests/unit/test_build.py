@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from distmlp.build import build_data, build_network, build_strategy, build_trainer, horizon
+from distmlp.build import build_data, build_network, build_strategy, build_trainer, choose_strategy, horizon
 from distmlp.compose import compose
 from distmlp.errors import ConfigError
 from distmlp.runtime import World, device_type
@@ -109,3 +109,13 @@ def test_a_device_that_is_not_there_is_never_replaced() -> None:
     kind = "gpu" if not torch.cuda.is_available() else "mps"
     with pytest.raises(ConfigError, match=f"trainer.accelerator={kind}, but torch sees no"):
         device_type(kind)
+
+
+def test_a_default_width_that_ranks_cannot_split_is_refused() -> None:
+    words = ("model=gpt", "data=synthetic_tokens", "data.num_samples=20", "model.num_heads=3", "model.width=48")
+    config = compose([*words, "model.num_layers=1", "strategy=tensor_parallel"]).config
+    network = build_network(config, build_data(config))  # of 128 hidden values: 8/3 of the width, in multiples of 64
+    with pytest.raises(
+        ConfigError, match=r"^model\.mlp_width is 128 by default, which strategy\.tensor_size=3 does not"
+    ):
+        choose_strategy(config, network, World(0, 3, 0, 3), "cpu")
