@@ -38,7 +38,8 @@ class Place:
     """A part of the parameter or buffer ``name``, whose whole has ``shape``.
 
     Attributes:
-        copy: which of ``num_copies`` ranks that hold this very part this rank is; they share the work of writing it.
+        copy: which of ``num_copies`` ranks that hold this very part this rank is. Of a range each writes its share; a
+            box is written by copy 0, which is also how statistics that ranks keep apart come from one of them.
     """
 
     name: str

@@ -1,0 +1,126 @@
+"""Where checkpoints lie: a folder of this machine or a shared file system; `object_store.py` has the other kind.
+
+Names are relative to that folder and use `/`. What a rank writes goes to a working folder; `publish` gives it its name.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+WORKING_PREFIX, WORKING_SUFFIX = ".", ".tmp"
+
+
+class Storage(Protocol):
+    """What checkpoints ask of the place where they lie. Every method raises OSError where it cannot be done."""
+
+    def where(self, name: str = "") -> str:
+        """For messages: the path or address of ``name``."""
+
+    def working_folder(self, name: str, attempt: str) -> str:
+        """Where the files of folder ``name`` are written before it is published."""
+
+    def publish(self, working: str, name: str) -> None:
+        """Makes the folder that was written as ``working`` appear as ``name``, replacing what is there."""
+
+    def names(self, folder: str = "") -> list[str]:
+        """What lies in ``folder``, sorted; nothing where there is no folder."""
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; None where there is no file of this name."""
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to be read."""
+
+    def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+        """Writes a whole file so that it outlives a loss of power."""
+
+    def write_at_once(self, name: str, text: bytes) -> None:
+        """Writes a small file that others look for: they see all of it or nothing."""
+
+    def remove(self, name: str) -> None:
+        """Removes a file or a folder with all that is in it, where it is there."""
+
+    def set_aside(self, name: str, folder: str) -> str:
+        """Moves ``name`` into ``folder``, which lies beside this storage; returns where it now is."""
+
+
+class LocalStorage:
+    """Files below ``root``: synced, and renamed in one step when they are whole."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def where(self, name: str = "") -> str:
+        return str(self.root / name)
+
+    def working_folder(self, name: str, attempt: str) -> str:
+        return f"{WORKING_PREFIX}{name}.{attempt}{WORKING_SUFFIX}"
+
+    def publish(self, working: str, name: str) -> None:
+        former = f"{WORKING_PREFIX}{name}.old{WORKING_SUFFIX}"
+        _sync(self.root / working)
+        if (self.root / name).exists():
+            self.remove(former)
+            os.replace(self.root / name, self.root / former)  # a removal could be cut in the middle
+        os.replace(self.root / working, self.root / name)
+        _sync(self.root)
+        self.remove(former)
+
+    def names(self, folder: str = "") -> list[str]:
+        try:
+            return sorted(entry.name for entry in os.scandir(self.root / folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def size(self, name: str) -> int | None:
+        path = self.root / name
+        return path.stat().st_size if path.is_file() else None
+
+    def open(self, name: str) -> BinaryIO:
+        return (self.root / name).open("rb")
+
+    def write(self, name: str, chunks: Iterable[bytes | memoryview]) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb", buffering=0) as file:
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    view = view[file.write(view) :]
+            os.fsync(file.fileno())
+
+    def write_at_once(self, name: str, text: bytes) -> None:
+        hidden = f"{name}.part"
+        self.write(hidden, [text])
+        os.replace(self.root / hidden, self.root / name)
+
+    def remove(self, name: str) -> None:
+        path = self.root / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def set_aside(self, name: str, folder: str) -> str:
+        target = _free_name(self.root.parent / folder / name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(self.root / name, target)
+        return str(target)
+
+
+def _free_name(path: Path) -> Path:
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
