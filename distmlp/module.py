@@ -170,7 +170,7 @@ class TrainingModule(lightning.LightningModule):
         def take(size: int) -> tuple[Tensor, dict[str, Tensor]]:
             return self._accumulate_gradients(share, size, is_logged)
 
-        return self.auto_micro_batch.run(self.strategy, share.largest, probe, take)  # type: ignore[no-any-return]
+        return self.auto_micro_batch.run(self.strategy, share, probe, take)  # type: ignore[no-any-return]
 
     def _accumulate_gradients(self, share: Any, size: int, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
         parts = share.parts(size)

@@ -18,8 +18,8 @@ from distmlp.schema.strategy import (
 )
 
 FP8_STRATEGIES = ("auto", "single", "ddp")
-# Two keep a state from step to step; the third exchanges activations, whose sizes follow the micro-batch.
-NO_WAY_BACK = ("ddp_powersgd", "ddp_localsgd", "tensor_parallel")
+# It exchanges activations, whose sizes follow the micro-batch.
+NO_WAY_BACK = ("tensor_parallel",)
 SPLIT_BY_TENSOR_PARALLEL = ("mlp", "gpt", "bert", "vit")
 
 
@@ -40,7 +40,7 @@ def check_strategy(config: Config, world: World, device_type: str) -> None:
                 "between two averages: use strategy=ddp"
             )
     if config.trainer.micro_batch_size == "auto" and (
-        strategy.name in NO_WAY_BACK or isinstance(strategy, DeepSpeedStrategy)
+        strategy.name in NO_WAY_BACK or (isinstance(strategy, DeepSpeedStrategy) and strategy.stage == 3)
     ):
         raise ConfigError(
             f"trainer.micro_batch_size=auto does not work with strategy={strategy.name}, which cannot take back a step "

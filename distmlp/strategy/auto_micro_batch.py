@@ -1,19 +1,24 @@
 """trainer.micro_batch_size=auto: as large as fits into memory, found while the run goes on.
 
-The first micro-batch is all of a rank's share. When any rank runs out of memory, it takes part in what is left of the
-step's communication, all ranks agree that the step does not count, halve the size, and take the very same step
-again. Since the loss is normalised over the global batch, the run's numbers do not depend on the size.
+The first micro-batch is all of a rank's share. When any rank runs out of memory, all ranks agree that the step does not
+count, halve the size, and take the very same step again. Since the loss is normalised over the global batch, the run's
+numbers do not depend on the size.
+
+A rank that ran out must not leave the others waiting in a collective. Either it takes part in what is left of the
+step's communication; or, where an exchange that has begun cannot be taken back, gradients are exchanged late: after
+all ranks took their micro-batches.
 
 Ranks ask each other once a step, which a size that is given spares them.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
-from distmlp.data.loader import share_bounds
+from distmlp.data.loader import Share, share_bounds
 from distmlp.errors import ConfigError
 from distmlp.log import log
 from distmlp.strategy.collectives import Collective, Pass, Recorder
@@ -31,35 +36,56 @@ class AutoMicroBatch:
         self.largest = 1  # samples of the largest share so far
         self.collectives: list[Collective] | None = None  # of one pass; None: not known
 
-    def run(self, strategy: Any, largest: int, probe: Callable[[], object], take: Callable[[int], T]) -> T:
+    def run(self, strategy: Any, share: Share, probe: Callable[[], object], take: Callable[[int], T]) -> T:
         """The result of ``take(size)``, with a size that fits on every rank.
 
         Args:
             strategy: of `distmlp.strategy`.
-            largest: samples of the largest share that a rank holds of this step.
-            probe: one pass over one sample that changes no weight.
+            share: this rank's of the step.
+            probe: one pass over one sample, with weight 0.
             take: adds up the gradients of the step.
 
         Raises:
             ConfigError: not even one sample fits.
         """
+        self.largest = max(self.largest, share.largest)
         while True:
+            size = min(self.size or share.largest, share.largest)
             undo = _snapshot(strategy)
-            if self.collectives is None:
-                self.collectives = _collectives_of(probe, strategy)
-                undo()
-            self.largest = max(self.largest, largest)
-            size = min(self.size or largest, largest)
-            num_syncs = -(-largest // size) if strategy.syncs_each_micro_batch else 1
-            progress = Pass(self.collectives * num_syncs)
-            result = self._attempt(strategy, progress, size, take)
-            if not strategy.any_rank(result is None):
-                assert result is not None
+            attempt = self._exchanging_late if strategy.exchanges_late else self._replaying
+            result = attempt(strategy, share, size, probe, take)
+            if result is not None:
                 return result
-            del result
             strategy.abandon_pass()
             undo()
             self._halve(size, strategy)
+
+    def _replaying(
+        self, strategy: Any, share: Share, size: int, probe: Callable[[], object], take: Callable[[int], T]
+    ) -> T | None:
+        """``take(size)``; None where a rank ran out of memory, and took part in what the others communicate."""
+        if self.collectives is None:
+            with _without_trace(strategy):
+                self.collectives = _collectives_of(probe, strategy)
+        num_syncs = len(share.parts(size)) if strategy.syncs_each_micro_batch else 1
+        progress = Pass(self.collectives * num_syncs)
+        result = _attempt(strategy, size, take)
+        if result is None:
+            progress.issue_rest()
+        return None if strategy.any_rank(result is None) else result
+
+    def _exchanging_late(
+        self, strategy: Any, share: Share, size: int, probe: Callable[[], object], take: Callable[[int], T]
+    ) -> T | None:
+        """``take(size)`` and an exchange once it fitted on every rank; None where it did not, before any was begun."""
+        with _without_trace(strategy):
+            strategy.hold_exchange(probe)
+        result = _attempt(strategy, size, take)
+        if strategy.any_rank(result is None):
+            return None
+        with _without_trace(strategy):
+            strategy.exchange(probe)
+        return result
 
     def parts(self, num_samples: int) -> list[slice]:
         """What fits of an evaluation's batch, which has as many samples as a share: as many parts on every rank.
@@ -68,18 +94,6 @@ class AutoMicroBatch:
         """
         number = 1 if self.size is None else -(-self.largest // self.size)
         return [slice(*share_bounds(num_samples, index, number)) for index in range(number)]
-
-    def _attempt(self, strategy: Any, progress: Pass, size: int, take: Callable[[int], T]) -> T | None:
-        """``take(size)``; None where it ran out of memory, after this rank took part in what the others communicate."""
-        try:
-            return take(size)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        # Out of the clause above, which held the traceback, and with it what the pass had allocated.
-        _free(strategy.device)
-        progress.issue_rest()
-        return None
 
     def _halve(self, size: int, strategy: Any) -> None:
         if size == 1:
@@ -91,6 +105,18 @@ class AutoMicroBatch:
         self.collectives = None
         _free(strategy.device)
         log.warning("out of memory with micro-batches of %d samples: going on with %d", size, self.size)
+
+
+def _attempt(strategy: Any, size: int, take: Callable[[int], T]) -> T | None:
+    """``take(size)``; None where it ran out of memory."""
+    try:
+        return take(size)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # Out of the clause above, which held the traceback, and with it what the pass had allocated.
+    _free(strategy.device)
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -123,6 +149,14 @@ def _snapshot(strategy: Any) -> Callable[[], None]:
             buffer.copy_(value)
 
     return undo
+
+
+@contextmanager
+def _without_trace(strategy: Any) -> Iterator[None]:
+    """Random states and running statistics are afterwards what they were."""
+    undo = _snapshot(strategy)
+    yield
+    undo()
 
 
 def _free(device: torch.device) -> None:

@@ -73,6 +73,7 @@ def train(case: dict[str, Any], folder: Path, world: World) -> None:
     run.trainer.fit(
         module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
     )
+    strategy.close()  # type: ignore[attr-defined]
     if world.rank == 0:
         (folder / "size.json").write_text(json.dumps(module.auto_micro_batch.size))
 
