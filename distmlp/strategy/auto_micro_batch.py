@@ -17,11 +17,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from distmlp.data.loader import Share, share_bounds
 from distmlp.errors import ConfigError
 from distmlp.log import log
-from distmlp.strategy.collectives import Collective, Pass, Recorder
+from distmlp.strategy.collectives import Pass, Passes
 
 T = TypeVar("T")
 PASSES_UNTIL_STEADY = 3  # DistributedDataParallel settles its buckets in the second
@@ -34,15 +35,17 @@ class AutoMicroBatch:
     def __init__(self) -> None:
         self.size: int | None = None
         self.largest = 1  # samples of the largest share so far
-        self.collectives: list[Collective] | None = None  # of one pass; None: not known
+        self.passes: Passes | None = None  # what they communicate; None: not known
+        self.recorded: nn.Module | None = None  # of what
+        self.is_ready = False  # passes have settled
 
-    def run(self, strategy: Any, share: Share, probe: Callable[[], object], take: Callable[[int], T]) -> T:
+    def run(self, strategy: Any, share: Share, probe: Callable[[int], object], take: Callable[[int], T]) -> T:
         """The result of ``take(size)``, with a size that fits on every rank.
 
         Args:
             strategy: of `distmlp.strategy`.
             share: this rank's of the step.
-            probe: one pass over one sample, with weight 0.
+            probe: one pass over so many samples, with weight 0.
             take: adds up the gradients of the step.
 
         Raises:
@@ -61,30 +64,41 @@ class AutoMicroBatch:
             self._halve(size, strategy)
 
     def _replaying(
-        self, strategy: Any, share: Share, size: int, probe: Callable[[], object], take: Callable[[int], T]
+        self, strategy: Any, share: Share, size: int, probe: Callable[[int], object], take: Callable[[int], T]
     ) -> T | None:
         """``take(size)``; None where a rank ran out of memory, and took part in what the others communicate."""
-        if self.collectives is None:
+        if not self.is_ready:
             with _without_trace(strategy):
-                self.collectives = _collectives_of(probe, strategy)
-        num_syncs = len(share.parts(size)) if strategy.syncs_each_micro_batch else 1
-        progress = Pass(self.collectives * num_syncs)
+                self._make_ready(strategy, probe)
+        assert self.passes is not None
+        parts = share.parts(size) if strategy.syncs_each_micro_batch else share.parts(size)[-1:]
+        progress = Pass([each for part, _ in parts for each in self.passes.over(part.stop - part.start)])
         result = _attempt(strategy, size, take)
         if result is None:
             progress.issue_rest()
         return None if strategy.any_rank(result is None) else result
 
+    def _make_ready(self, strategy: Any, probe: Callable[[int], object]) -> None:
+        """Lets passes settle, which also clears what one that broke off left behind, and records them where needed."""
+        few = _few(strategy)
+        for _ in range(PASSES_UNTIL_STEADY - 1):
+            probe(few)
+        if self.recorded is not strategy.run:  # DDP makes it anew when it takes a step back
+            self.passes, self.recorded = Passes(probe, few, strategy.exchanges_activations), strategy.run
+        strategy.forget_gradients()
+        self.is_ready = True
+
     def _exchanging_late(
-        self, strategy: Any, share: Share, size: int, probe: Callable[[], object], take: Callable[[int], T]
+        self, strategy: Any, share: Share, size: int, probe: Callable[[int], object], take: Callable[[int], T]
     ) -> T | None:
         """``take(size)`` and an exchange once it fitted on every rank; None where it did not, before any was begun."""
         with _without_trace(strategy):
-            strategy.hold_exchange(probe)
+            strategy.hold_exchange(lambda: probe(_few(strategy)))
         result = _attempt(strategy, size, take)
         if strategy.any_rank(result is None):
             return None
         with _without_trace(strategy):
-            strategy.exchange(probe)
+            strategy.exchange(lambda: probe(_few(strategy)))
         return result
 
     def parts(self, num_samples: int) -> list[slice]:
@@ -102,7 +116,7 @@ class AutoMicroBatch:
                 "model.activation_checkpointing=true, or a strategy that shards more, as fsdp2"
             )
         self.size = size // 2
-        self.collectives = None
+        self.is_ready = False
         _free(strategy.device)
         log.warning("out of memory with micro-batches of %d samples: going on with %d", size, self.size)
 
@@ -126,13 +140,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(message in str(error) for message in CPU_MESSAGES)
 
 
-def _collectives_of(probe: Callable[[], object], strategy: Any) -> list[Collective]:
-    for _ in range(PASSES_UNTIL_STEADY - 1):
-        probe()
-    with Recorder() as recorder:
-        probe()
-    strategy.forget_gradients()
-    return list(recorder.collectives)
+def _few(strategy: Any) -> int:
+    """Samples of a pass that is taken for its communication: batch norms refuse a single one."""
+    return 2 if strategy.statistics() else 1
 
 
 def _snapshot(strategy: Any) -> Callable[[], None]:

@@ -1,4 +1,4 @@
-"""Under ZeRO-1 and 2: a step's gradients add up on each rank alone, and are reduced once it is known that all fitted."""
+"""ZeRO-1 and 2 with gradients that add up on each rank alone, and are reduced once it is known that all fitted."""
 
 from contextlib import AbstractContextManager
 from typing import Any
@@ -17,7 +17,9 @@ class LateExchange:
         self.is_bf16 = not hasattr(self.sharded, "_coalesce_grad_reduction")
         if not self.is_bf16:  # ZeRO-2 would add up in 16 bits what it does not reduce at once
             self.sharded.use_grad_accum_attribute = self.sharded.use_separate_grad_accum
-        self.block: AbstractContextManager[None] = engine.no_sync() if self.is_bf16 else engine.coalesce_grad_reduction()
+        self.block: AbstractContextManager[None] = (
+            engine.no_sync() if self.is_bf16 else engine.coalesce_grad_reduction()
+        )
         self.block.__enter__()
 
     def exchange(self) -> None:

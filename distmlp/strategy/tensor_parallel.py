@@ -23,6 +23,8 @@ class TensorParallel(FSDP2):
         options: of `FSDP2`.
     """
 
+    exchanges_activations = True
+
     def __init__(self, *, tensor_size: int, plan: Callable[[nn.Module, DeviceMesh], None], **options: Any) -> None:
         super().__init__(**options)
         self.tensor_size = tensor_size

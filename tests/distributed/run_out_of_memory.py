@@ -52,7 +52,7 @@ def let_fail(module: Any, world: World, fails: dict[str, Any] | None) -> None:
             return None
         if fails["where"] == "forward":
             raise torch.OutOfMemoryError("injected into the forward pass")
-        return (OutOfMemory.apply(inputs[0]),)
+        return (OutOfMemory.apply(inputs[0]), *inputs[1:])
 
     module.network.blocks[1].register_forward_pre_hook(hook)
 
