@@ -12,8 +12,8 @@ Ranks ask each other once a step, which a size that is given spares them.
 """
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -23,6 +23,7 @@ from distmlp.data.loader import Share, share_bounds
 from distmlp.errors import ConfigError
 from distmlp.log import log
 from distmlp.strategy.collectives import Pass, Passes
+from distmlp.strategy.snapshot import snapshot, without_trace
 
 T = TypeVar("T")
 PASSES_UNTIL_STEADY = 3  # DistributedDataParallel settles its buckets in the second
@@ -36,7 +37,7 @@ class AutoMicroBatch:
         self.size: int | None = None
         self.largest = 1  # samples of the largest share so far
         self.passes: Passes | None = None  # what they communicate; None: not known
-        self.recorded: nn.Module | None = None  # of what
+        self.recorded: Callable[[], nn.Module | None] = lambda: None  # of what, held weakly: DDP must let go of it
         self.is_ready = False  # passes have settled
 
     def run(self, strategy: Any, share: Share, probe: Callable[[int], object], take: Callable[[int], T]) -> T:
@@ -54,7 +55,7 @@ class AutoMicroBatch:
         self.largest = max(self.largest, share.largest)
         while True:
             size = min(self.size or share.largest, share.largest)
-            undo = _snapshot(strategy)
+            undo = snapshot(strategy)
             attempt = self._exchanging_late if strategy.exchanges_late else self._replaying
             result = attempt(strategy, share, size, probe, take)
             if result is not None:
@@ -68,7 +69,7 @@ class AutoMicroBatch:
     ) -> T | None:
         """``take(size)``; None where a rank ran out of memory, and took part in what the others communicate."""
         if not self.is_ready:
-            with _without_trace(strategy):
+            with without_trace(strategy):
                 self._make_ready(strategy, probe)
         assert self.passes is not None
         parts = share.parts(size) if strategy.syncs_each_micro_batch else share.parts(size)[-1:]
@@ -83,8 +84,8 @@ class AutoMicroBatch:
         few = _few(strategy)
         for _ in range(PASSES_UNTIL_STEADY - 1):
             probe(few)
-        if self.recorded is not strategy.run:  # DDP makes it anew when it takes a step back
-            self.passes, self.recorded = Passes(probe, few, strategy.exchanges_activations), strategy.run
+        if self.recorded() is not strategy.run:  # DDP makes it anew when it takes a step back
+            self.passes, self.recorded = Passes(probe, few, strategy.exchanges_activations), weakref.ref(strategy.run)
         strategy.forget_gradients()
         self.is_ready = True
 
@@ -92,12 +93,12 @@ class AutoMicroBatch:
         self, strategy: Any, share: Share, size: int, probe: Callable[[int], object], take: Callable[[int], T]
     ) -> T | None:
         """``take(size)`` and an exchange once it fitted on every rank; None where it did not, before any was begun."""
-        with _without_trace(strategy):
+        with without_trace(strategy):
             strategy.hold_exchange(lambda: probe(_few(strategy)))
         result = _attempt(strategy, size, take)
         if strategy.any_rank(result is None):
             return None
-        with _without_trace(strategy):
+        with without_trace(strategy):
             strategy.exchange(lambda: probe(_few(strategy)))
         return result
 
@@ -143,30 +144,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _few(strategy: Any) -> int:
     """Samples of a pass that is taken for its communication: batch norms refuse a single one."""
     return 2 if strategy.statistics() else 1
-
-
-def _snapshot(strategy: Any) -> Callable[[], None]:
-    """Gives random states and running statistics back as they are now, when it is called."""
-    on_cuda = strategy.device.type == "cuda"
-    host, device = torch.get_rng_state(), torch.cuda.get_rng_state(strategy.device) if on_cuda else None
-    kept = [(buffer, buffer.clone()) for buffer in strategy.statistics()]
-
-    def undo() -> None:
-        torch.set_rng_state(host)
-        if device is not None:
-            torch.cuda.set_rng_state(device, strategy.device)
-        for buffer, value in kept:
-            buffer.copy_(value)
-
-    return undo
-
-
-@contextmanager
-def _without_trace(strategy: Any) -> Iterator[None]:
-    """Random states and running statistics are afterwards what they were."""
-    undo = _snapshot(strategy)
-    yield
-    undo()
 
 
 def _free(device: torch.device) -> None:

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch.distributed import ProcessGroup, distributed_c10d
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map, tree_map_only
@@ -94,7 +93,9 @@ def _group_of(func: Any, args: Any) -> ProcessGroup | None:
     if func.namespace == "c10d":
         return ProcessGroup.unbox(next(value for value in args if isinstance(value, torch.ScriptObject)))
     if func.namespace == FUNCTIONAL and isinstance(args[-1], str | ProcessGroup):
-        return _resolve_process_group(args[-1]) if isinstance(args[-1], str) else args[-1]
+        named: Any = args[-1]
+        resolve: Any = distributed_c10d._resolve_process_group  # type: ignore[attr-defined]
+        return resolve(named) if isinstance(named, str) else named  # type: ignore[no-any-return]
     return None
 
 

@@ -1,7 +1,7 @@
 """DDP whose exchange keeps a state from step to step: the base of `ddp_powersgd` and `ddp_localsgd`."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.nn.parallel import DistributedDataParallel
@@ -24,11 +24,16 @@ class StatefulDDP(DDP):
         self.state = state
         ddp.register_comm_hook(state, hook)
 
-    def sync(self, is_last: bool) -> AbstractContextManager[object]:
-        return super().sync(is_last and not self.is_held)
+    @contextmanager
+    def sync(self, is_last: bool) -> Iterator[None]:
+        counts = self.is_recorded or is_last
+        with super().sync(is_last and not self.is_held):
+            yield
+        if not counts:  # a static graph's first pass exchanges wherever in the step it is
+            self.state.iter = 0
 
     def hold_exchange(self, probe: Callable[[], object]) -> None:
-        if not self.is_recorded:  # a static graph: its first pass must exchange, and must not count
+        if not self.is_recorded:
             probe()
             self.forget_gradients()
             self.state.iter = 0
