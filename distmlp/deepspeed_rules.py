@@ -48,6 +48,11 @@ def _check_training(config: Config, strategy: DeepSpeedStrategy) -> None:
             f"model.compile=true does not work inside strategy={name}: DeepSpeed swaps the parameters while it runs; "
             "use strategy=fsdp2, or deepspeed_zero2"
         )
+    if config.trainer.micro_batch_size == "auto" and strategy.stage == 3:
+        raise ConfigError(
+            f"trainer.micro_batch_size=auto does not work with strategy={name}: DeepSpeed gathers weights in each "
+            "pass and cannot take back one that broke off; give a number, or use strategy=fsdp2"
+        )
     if optimizer.name == "muon":
         raise ConfigError(
             f"optimizer=muon does not work with strategy={name}: DeepSpeed flattens the matrices that Muon "

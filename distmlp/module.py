@@ -164,13 +164,14 @@ class TrainingModule(lightning.LightningModule):
         if self.auto_micro_batch is None:
             return self._accumulate_gradients(share, self.micro_batch_size or share.largest, is_logged)
 
-        def probe() -> None:
-            self._micro_batch(share.tensors(slice(0, 1)), 0.0, True, False)
+        def probe(num_samples: int) -> None:
+            inputs, targets = (tensor.expand(num_samples, *tensor.shape[1:]) for tensor in share.tensors(slice(0, 1)))
+            self._micro_batch((inputs, targets), 0.0, True, False)
 
         def take(size: int) -> tuple[Tensor, dict[str, Tensor]]:
             return self._accumulate_gradients(share, size, is_logged)
 
-        return self.auto_micro_batch.run(self.strategy, share.largest, probe, take)  # type: ignore[no-any-return]
+        return self.auto_micro_batch.run(self.strategy, share, probe, take)  # type: ignore[no-any-return]
 
     def _accumulate_gradients(self, share: Any, size: int, is_logged: bool) -> tuple[Tensor, dict[str, Tensor]]:
         parts = share.parts(size)

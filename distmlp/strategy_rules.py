@@ -18,8 +18,6 @@ from distmlp.schema.strategy import (
 )
 
 FP8_STRATEGIES = ("auto", "single", "ddp")
-# Two keep a state from step to step; the third exchanges activations, whose sizes follow the micro-batch.
-NO_WAY_BACK = ("ddp_powersgd", "ddp_localsgd", "tensor_parallel")
 SPLIT_BY_TENSOR_PARALLEL = ("mlp", "gpt", "bert", "vit")
 
 
@@ -39,13 +37,6 @@ def check_strategy(config: Config, world: World, device_type: str) -> None:
                 "trainer.ema_decay does not work with strategy=ddp_localsgd, whose ranks hold different weights "
                 "between two averages: use strategy=ddp"
             )
-    if config.trainer.micro_batch_size == "auto" and (
-        strategy.name in NO_WAY_BACK or isinstance(strategy, DeepSpeedStrategy)
-    ):
-        raise ConfigError(
-            f"trainer.micro_batch_size=auto does not work with strategy={strategy.name}, which cannot take back a step "
-            "that broke off: give a number, or use strategy=ddp or fsdp2"
-        )
     if isinstance(strategy, HSDPStrategy):
         hsdp_sizes(strategy, world)
     if isinstance(strategy, TensorParallelStrategy):

@@ -33,6 +33,8 @@ class Spread:
         network: the network, sharded in place by strategies that shard.
         run: what is called with a micro-batch: the network, or what wraps it.
         syncs_each_micro_batch: ranks communicate in each micro-batch, not in a step's last one only.
+        exchanges_activations: what ranks communicate in a pass grows with its samples.
+        exchanges_late: it cannot take back an exchange that it has begun, but can hold it back to the end of a step.
     """
 
     precision: Precision
@@ -43,6 +45,8 @@ class Spread:
     run: nn.Module
     scaler: torch.amp.GradScaler | None = None
     syncs_each_micro_batch: bool = True
+    exchanges_activations: bool = False
+    exchanges_late: bool = False
 
     # What a strategy changes.
 
@@ -122,6 +126,14 @@ class Spread:
 
     def publish_master_weights(self) -> None:
         """Makes the network follow after `local_master_weights` were written. All ranks must call it."""
+
+    # Where `exchanges_late`: each step is between `hold_exchange` and either `exchange` or `abandon_pass`.
+
+    def hold_exchange(self, probe: Callable[[], object]) -> None:
+        """From here on gradients add up on each rank alone. ``probe`` is a pass with weight 0."""
+
+    def exchange(self, probe: Callable[[], object]) -> None:
+        """Exchanges what has added up. All ranks must call it."""
 
     def abandon_pass(self) -> None:
         """Forgets the gradients of a step that broke off on some rank."""

@@ -13,10 +13,10 @@ from torch.distributed.algorithms.model_averaging.averagers import PeriodicModel
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.nn.parallel import DistributedDataParallel
 
-from distmlp.strategy.ddp import DDP
+from distmlp.strategy.ddp_stateful import StatefulDDP
 
 
-class LocalSGD(DDP):
+class LocalSGD(StatefulDDP):
     """Plain DDP for ``start_step`` steps; then gradients are averaged inside a group, weights every ``period`` steps.
 
     Weights are averaged before an evaluation and a checkpoint too, so that there is one network to measure and to keep.
@@ -38,7 +38,7 @@ class LocalSGD(DDP):
         self.averager = PeriodicModelAverager(period=self.period, warmup_steps=self.start_step)
         group, _ = torch.distributed.new_subgroups(group_size=self.group_size)
         state = PostLocalSGDState(process_group=None, subgroup=group, start_localSGD_iter=self.start_step)
-        ddp.register_comm_hook(state, post_localSGD_hook)
+        self.register(ddp, state, post_localSGD_hook)
 
     def apply_gradients(
         self, optimizer: torch.optim.Optimizer, max_norm: float | None, max_value: float | None

@@ -9,10 +9,10 @@ from typing import Any
 from torch.distributed.algorithms.ddp_comm_hooks.powerSGD_hook import PowerSGDState, powerSGD_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from distmlp.strategy.ddp import DDP
+from distmlp.strategy.ddp_stateful import StatefulDDP
 
 
-class PowerSGD(DDP):
+class PowerSGD(StatefulDDP):
     """DDP with gradients compressed to matrices of ``approximation_rank`` from step ``start_step`` on (2 at least)."""
 
     def __init__(self, *, approximation_rank: int, start_step: int, **options: Any) -> None:
@@ -26,4 +26,4 @@ class PowerSGD(DDP):
             matrix_approximation_rank=self.approximation_rank,
             start_powerSGD_iter=self.start_step,
         )
-        ddp.register_comm_hook(state, powerSGD_hook)
+        self.register(ddp, state, powerSGD_hook)

@@ -7,6 +7,7 @@ accumulated losses twice, wants a fixed number of micro-batches, and refuses eve
 import io
 import os
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from distmlp.strategy.base import ParallelSpread, num_bytes, optimizer_tensors
 from distmlp.strategy.deepspeed_config import ZeroOptions, deepspeed_config
 from distmlp.strategy.deepspeed_io import load_disk_access, own_folder
+from distmlp.strategy.deepspeed_late import LateExchange
 from distmlp.strategy.deepspeed_process import forget_run, import_deepspeed
 
 
@@ -28,6 +30,8 @@ class DeepSpeed(ParallelSpread):
         max_norm: largest norm of the gradient, which the engine must know when it is made; None: no clipping.
         options: of `ParallelSpread`.
     """
+
+    exchanges_late = True
 
     def __init__(self, *, zero: ZeroOptions, max_norm: float | None, **options: Any) -> None:
         super().__init__(**options)
@@ -86,6 +90,15 @@ class DeepSpeed(ParallelSpread):
         assert max_value is None
         self.engine.step()
         return None if max_norm is None else torch.as_tensor(self.engine.get_global_grad_norm())
+
+    def hold_exchange(self, probe: Callable[[], object]) -> None:
+        self.late = LateExchange(self.engine)
+
+    def exchange(self, probe: Callable[[], object]) -> None:
+        self.late.exchange()
+
+    def abandon_pass(self) -> None:
+        self.late.abandon()
 
     def zero_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Nothing: the engine did so after its step."""

@@ -5,8 +5,10 @@ split is a plan that the caller gives: this strategy knows no network.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+import torch.distributed
 from torch import nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -23,21 +25,20 @@ class TensorParallel(FSDP2):
         options: of `FSDP2`.
     """
 
+    exchanges_activations = True
+
     def __init__(self, *, tensor_size: int, plan: Callable[[nn.Module, DeviceMesh], None], **options: Any) -> None:
         super().__init__(**options)
         self.tensor_size = tensor_size
         self.plan = plan
         self.data_rank //= tensor_size
         self.data_world_size //= tensor_size
-        self._mesh: DeviceMesh | None = None
 
     @property
     def mesh(self) -> DeviceMesh:
         """Ranks as (data, tensor)."""
-        if self._mesh is None:
-            shape = (self.data_world_size, self.tensor_size)
-            self._mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "tensor"))
-        return self._mesh
+        assert torch.distributed.group.WORLD is not None
+        return _mesh(self.device.type, self.data_world_size, self.tensor_size, torch.distributed.group.WORLD)
 
     @property
     def data_group(self) -> ProcessGroup:
@@ -49,3 +50,9 @@ class TensorParallel(FSDP2):
     def place(self, network: nn.Module) -> nn.Module:
         self.plan(network, self.mesh["tensor"])
         return super().place(network)
+
+
+@cache
+def _mesh(device_type: str, data_size: int, tensor_size: int, world: ProcessGroup) -> DeviceMesh:
+    """One for all runs in a process: by its shape DTensor remembers a mesh, and would mix the groups of two."""
+    return init_device_mesh(device_type, (data_size, tensor_size), mesh_dim_names=("data", "tensor"))

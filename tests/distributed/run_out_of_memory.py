@@ -52,7 +52,7 @@ def let_fail(module: Any, world: World, fails: dict[str, Any] | None) -> None:
             return None
         if fails["where"] == "forward":
             raise torch.OutOfMemoryError("injected into the forward pass")
-        return (OutOfMemory.apply(inputs[0]),)
+        return (OutOfMemory.apply(inputs[0]), *inputs[1:])
 
     module.network.blocks[1].register_forward_pre_hook(hook)
 
@@ -73,6 +73,7 @@ def train(case: dict[str, Any], folder: Path, world: World) -> None:
     run.trainer.fit(
         module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
     )
+    strategy.close()  # type: ignore[attr-defined]
     if world.rank == 0:
         (folder / "size.json").write_text(json.dumps(module.auto_micro_batch.size))
 

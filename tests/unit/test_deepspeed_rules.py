@@ -25,6 +25,8 @@ def check(*words: str, device_type: str = "cpu") -> None:
     [
         ("strategy=deepspeed_zero1", "precision=bf16_true"),
         ("strategy=deepspeed_zero2", "optimizer=adagrad"),
+        ("strategy=deepspeed_zero1", "trainer.micro_batch_size=auto"),
+        ("strategy=deepspeed_zero2_offload", "trainer.micro_batch_size=auto"),
         ("strategy=deepspeed_zero3", "optimizer=adagrad", "optimizer.weight_decay=0.1"),
         ("strategy=deepspeed_zero3_offload", "trainer.ema_decay=0.99"),
         ("strategy=deepspeed_zeropp", *UNQUANTIZED),
@@ -46,6 +48,10 @@ def test_quantization_passes_on_cuda() -> None:
         (
             ("strategy=deepspeed_zero2", "trainer.gradient_clip_value=1.0"),
             r"^trainer\.gradient_clip_value does not work .* use trainer\.gradient_clip_norm, or strategy=fsdp2$",
+        ),
+        (
+            ("strategy=deepspeed_zero3", "trainer.micro_batch_size=auto"),
+            r"^trainer\.micro_batch_size=auto does not work with strategy=deepspeed_zero3: .* or use strategy=fsdp2$",
         ),
         (("strategy=deepspeed_zero3", "model.compile=true"), r"^model\.compile=true .* or deepspeed_zero2$"),
         (("strategy=deepspeed_zero1", "optimizer=muon"), r"^optimizer=muon .* or optimizer=adamw$"),

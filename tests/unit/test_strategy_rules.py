@@ -24,6 +24,9 @@ def check(*words: str, world: World = EIGHT, device_type: str = "cpu") -> None:
         ("strategy=tensor_parallel", *GPT, "model.num_heads=4"),
         ("strategy=ddp", "precision=fp8"),
         ("strategy=fsdp2", "trainer.micro_batch_size=auto", "trainer.ema_decay=0.99", "precision=fp8"),
+        ("strategy=ddp_powersgd", "trainer.micro_batch_size=auto"),
+        ("strategy=ddp_localsgd", "trainer.micro_batch_size=auto"),
+        ("strategy=tensor_parallel", "trainer.micro_batch_size=auto"),
     ],
 )
 def test_what_works_passes(words: tuple[str, ...]) -> None:
@@ -71,10 +74,6 @@ def test_what_works_passes(words: tuple[str, ...]) -> None:
         (
             ("strategy=ddp_localsgd", "trainer.ema_decay=0.9"),
             r"^trainer\.ema_decay does not work with .* use strategy=ddp$",
-        ),
-        (
-            ("strategy=ddp_powersgd", "trainer.micro_batch_size=auto"),
-            r"^trainer\.micro_batch_size=auto does not work with strategy=ddp_powersgd, .* use strategy=ddp or fsdp2$",
         ),
         (
             ("strategy=ddp_bf16_compress", "precision=fp8"),
