@@ -9,6 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distmlp.shards import Place, Range
 from distmlp.strategy.base import ParallelSpread
 
 
@@ -67,10 +68,18 @@ class DDP(ParallelSpread):
             for part, value in zip(parts, values.split([len(part) for part in parts]), strict=True):
                 part.copy_(value)
 
+    def average_places(self) -> list[Place]:
+        places = super().average_places()
+        parts = [self._part(place.part.num_elements, self.global_rank) for place in places]
+        return [Place(place.name, place.shape, part) for place, part in zip(places, parts, strict=True)]
+
     def _parts(self, rank: int) -> list[Tensor]:
         flat = [weight.view(-1) for weight in super().local_master_weights()]
-        size = self.world_size
-        return [weight[len(weight) * rank // size : len(weight) * (rank + 1) // size] for weight in flat]
+        parts = [self._part(len(weight), rank) for weight in flat]
+        return [weight[part.start : part.stop] for weight, part in zip(flat, parts, strict=True)]
+
+    def _part(self, num_elements: int, rank: int) -> Range:
+        return Range(num_elements * rank // self.world_size, num_elements * (rank + 1) // self.world_size)
 
     def abandon_pass(self) -> None:
         """Wraps the network anew: DDP cannot take back an exchange that it has begun."""

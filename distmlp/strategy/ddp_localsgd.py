@@ -13,6 +13,7 @@ from torch.distributed.algorithms.model_averaging.averagers import PeriodicModel
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.nn.parallel import DistributedDataParallel
 
+from distmlp.strategy.base import optimizer_tensors
 from distmlp.strategy.ddp import DDP
 
 
@@ -50,6 +51,13 @@ class LocalSGD(DDP):
     def before_evaluation(self) -> None:
         super().before_evaluation()
         self._average()
+
+    def before_checkpoint(self) -> None:
+        """Averages the optimizer's states too, each of which a group has of its own."""
+        super().before_checkpoint()
+        for state in optimizer_tensors(self.optimizers[0]):
+            if state.ndim:  # not counts of steps, which are equal
+                self.sum_over_data(state.div_(self.world_size))
 
     def full_weights(self) -> dict[str, Tensor]:
         self._average()
