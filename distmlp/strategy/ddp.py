@@ -50,6 +50,8 @@ class DDP(ParallelSpread):
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Statistics are broadcast before an evaluation; DDP would do so in each forward pass.
         ddp = DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, **self.ddp_options)
+        if not self.ddp_options["static_graph"] and not self.ddp_options["find_unused_parameters"]:
+            _settle_buckets(ddp)
         self.register_hook(ddp)
         return ddp
 
@@ -93,3 +95,18 @@ class DDP(ParallelSpread):
         # A static graph is recorded in the first pass, which must exchange gradients; averaging them again is harmless.
         is_recorded, self.is_recorded = self.is_recorded, True
         return nullcontext() if is_last or not is_recorded else self.run.no_sync()
+
+
+def _settle_buckets(ddp: DistributedDataParallel) -> None:
+    """Has DDP lay out its buckets now, in an order that follows from the network alone.
+
+    It would do so after the first pass, in the order in which gradients came. Sums over three ranks and more depend on
+    where in a bucket a gradient lies, so a run that is resumed would begin with other sums than the run it continues.
+    """
+    weights = [weight for weight in ddp.module.parameters() if weight.requires_grad]
+    ddp.reducer.prepare_for_forward()
+    ddp.reducer.prepare_for_backward([])
+    torch.stack([weight.sum() * 0.0 for weight in weights]).sum().backward()
+    ddp.reducer._rebuild_buckets()
+    for weight in weights:
+        weight.grad = None

@@ -24,8 +24,8 @@ def place_of(name: str, tensor: Tensor, copy: Copy) -> Place:
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, mesh, tensor.placements)
     index, number = copy
     for dimension, placement in enumerate(tensor.placements):
-        if not placement.is_shard():
-            assert placement.is_replicate()
+        assert not placement.is_partial()
+        if placement.is_replicate():
             index = index * mesh.size(dimension) + mesh.get_local_rank(dimension)
             number *= mesh.size(dimension)
     return Place(name, tuple(tensor.shape), block(tensor.shape, offset, shape), index, number)
