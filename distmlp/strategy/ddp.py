@@ -106,7 +106,7 @@ def _settle_buckets(ddp: DistributedDataParallel) -> None:
     weights = [weight for weight in ddp.module.parameters() if weight.requires_grad]
     ddp.reducer.prepare_for_forward()
     ddp.reducer.prepare_for_backward([])
-    torch.stack([weight.sum() * 0.0 for weight in weights]).sum().backward()
+    torch.stack([weight.sum().float() * 0.0 for weight in weights]).sum().backward()
     ddp.reducer._rebuild_buckets()
     for weight in weights:
         weight.grad = None

@@ -38,8 +38,11 @@ class LocalSGD(DDP):
     def register_hook(self, ddp: DistributedDataParallel) -> None:
         self.averager = PeriodicModelAverager(period=self.period, warmup_steps=self.start_step)
         group, _ = torch.distributed.new_subgroups(group_size=self.group_size)
-        state = PostLocalSGDState(process_group=None, subgroup=group, start_localSGD_iter=self.start_step)
-        ddp.register_comm_hook(state, post_localSGD_hook)
+        self.state = PostLocalSGDState(process_group=None, subgroup=group, start_localSGD_iter=self.start_step)
+        ddp.register_comm_hook(self.state, post_localSGD_hook)
+
+    def resume_at(self, step: int) -> None:
+        self.averager.step = self.state.iter = step
 
     def apply_gradients(
         self, optimizer: torch.optim.Optimizer, max_norm: float | None, max_value: float | None

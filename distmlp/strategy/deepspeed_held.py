@@ -40,12 +40,7 @@ class HeldByDeepSpeed(Held):
         if self.engine is None:
             yield from super().trained_shards()
             return
-        if self.zero.uses_disk:
-            raise ConfigError(
-                "no checkpoint can be written of strategy=deepspeed_zero3_nvme, whose weights and optimizer states lie "
-                "on the disk between two steps: use strategy=deepspeed_zero3_offload"
-            )
-        flats = flat_masters(self.sharded)
+        flats = self._flats()
         for piece in self._pieces():
             flat = flats[piece.group]
             yield Shard("weights", piece.place, piece.of(flat))
@@ -55,7 +50,7 @@ class HeldByDeepSpeed(Held):
     def scalars(self) -> dict[str, dict[str, float]]:
         if self.engine is None:
             return super().scalars()
-        numbers = [number_states(flat, self._flat_state(flat)) for flat in flat_masters(self.sharded)]
+        numbers = [number_states(flat, self._flat_state(flat)) for flat in self._flats()]
         held = [piece for piece in self._pieces() if piece.place.part.num_elements]
         return {piece.place.name: numbers[piece.group] for piece in held if numbers[piece.group]}
 
@@ -64,7 +59,7 @@ class HeldByDeepSpeed(Held):
         if self.engine is None:
             super().load_scalars(values)
             return
-        flats = flat_masters(self.sharded)
+        flats = self._flats()
         for piece in self._pieces():
             flat = flats[piece.group]
             set_numbers(flat, self._flat_state(flat), values.get(piece.place.name, {}))
@@ -89,11 +84,20 @@ class HeldByDeepSpeed(Held):
         if self.engine is None or self.zero.stage < 3:
             step_in_place(optimizer)
             return
-        for group, flat in enumerate(flat_masters(self.sharded)):
+        for group, flat in enumerate(self._flats()):
             members = optimizer.param_groups[self.sharded.sub_group_to_group_id[group]]
             members["params"] = [flat]  # ZeRO-3 leaves its optimizer without parameters between two steps
             step_in_place(optimizer)
             members["params"] = []
+
+    def _flats(self) -> list[Tensor]:
+        """The tensors that are stepped. Raises a `ConfigError` where they are not in memory."""
+        if self.zero.uses_disk:
+            raise ConfigError(
+                "no checkpoint can be written or read under strategy=deepspeed_zero3_nvme, whose weights and optimizer "
+                "states lie on the disk between two steps: use strategy=deepspeed_zero3_offload"
+            )
+        return flat_masters(self.sharded)
 
     def _pieces(self) -> list[Piece]:
         assert self.network is not None

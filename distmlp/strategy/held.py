@@ -82,6 +82,9 @@ class Held:
         """Makes a new optimizer's states exist, so that they can be loaded. All ranks must call it."""
         step_in_place(optimizer)
 
+    def resume_at(self, step: int) -> None:
+        """Tells a strategy that counts steps how many there were."""
+
     # What all share.
 
     def shards(self, average: list[Tensor] | None = None) -> list[Shard]:

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from distmlp import build
 from distmlp.compose import compose
+from distmlp.config import Config
 from distmlp.optimizer import build_optimizer
 from distmlp.process_group import form_process_group, leave_process_group
 from distmlp.runtime import World, discover
@@ -94,9 +95,15 @@ def batch(index: int, is_tokens: bool) -> tuple[Tensor, Tensor]:
     return torch.randn(BATCH, 7, generator=draw), torch.randint(5, (BATCH,), generator=draw)
 
 
-def start(words: list[str], frozen: bool, world: World, seed: int = 1) -> Run:
+@cache
+def composed(words: tuple[str, ...]) -> Config:
+    """Known before the ranks are forked."""
+    return compose(list(words)).config
+
+
+def start(words: tuple[str, ...], frozen: bool, world: World, seed: int = 1) -> Run:
     """A new run of this configuration."""
-    config = compose([*words, f"seed={seed}"]).config
+    config = composed(words).model_copy(update={"seed": seed})
     network = build.build_network(config, build.build_data(config))
     if frozen:
         next(iter(network.parameters())).requires_grad_(False)
@@ -154,6 +161,7 @@ def load(run: Run, wholes: Wholes, numbers: dict[str, dict[str, float]]) -> None
         shard.tensor.zero_().view(-1).copy_(value)
     run.strategy.load_scalars(numbers)
     run.strategy.load_scaler_state(run.strategy.scaler_state())
+    run.strategy.resume_at(NUM_STEPS)
     run.strategy.publish_master_weights()
 
 
@@ -174,6 +182,8 @@ def trained(run: Run, wrong: list[str]) -> tuple[Wholes, dict[str, dict[str, flo
     first = assemble(run.strategy.shards(), wrong)
     for name, value in run.initial.items():
         held = first.get(("weights", name))
+        if run.strategy.precision.is_mixed and hasattr(run.strategy, "engine"):
+            value = value.bfloat16()  # DeepSpeed's 32-bit weights start as what they are in 16 bits
         if held is not None and not torch.equal(held, value.to(held.dtype)):
             wrong.append(f"{name} is not what was drawn")
     for index in range(NUM_STEPS):
@@ -195,7 +205,7 @@ def trained(run: Run, wrong: list[str]) -> tuple[Wholes, dict[str, dict[str, flo
 @cache
 def alone(words: tuple[str, ...], frozen: bool) -> tuple[Wholes, dict[str, dict[str, float]]]:
     """What one process has after the same steps."""
-    run = start([*words, "strategy=single"], frozen, ALONE)
+    run = start(words, frozen, ALONE)
     for index in range(NUM_STEPS):
         run.step(index)
     shards = run.strategy.shards(run.average)
@@ -203,13 +213,17 @@ def alone(words: tuple[str, ...], frozen: bool) -> tuple[Wholes, dict[str, dict[
     return {(shard.kind, shard.place.name): shard.tensor.clone() for shard in shards}, run.strategy.scalars()
 
 
-def check(words: list[str], frozen: bool, world: World) -> list[str]:
+def of_one_process(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The same run, not spread, in 32 bits."""
+    return (*(word for word in words if not word.startswith(("strategy", "precision"))), "strategy=single")
+
+
+def check(words: tuple[str, ...], frozen: bool, world: World) -> list[str]:
     """What is wrong with a case."""
     wrong: list[str] = []
     run = start(words, frozen, world)
     wholes, numbers = trained(run, wrong)
-    common = tuple(word for word in words if not word.startswith(("strategy", "precision")))
-    theirs, their_numbers = alone(common, frozen)
+    theirs, their_numbers = alone(of_one_process(words), frozen)
     rough = any(word.startswith("precision") or "localsgd" in word or "batch" in word for word in words)
     wrong += compare(wholes, theirs, float("inf") if rough else TOLERANCE)
     if numbers != their_numbers:
@@ -236,7 +250,7 @@ def be_rank(cases: list[dict[str, Any]], folder: Path) -> None:
     faulthandler.dump_traceback_later(SECONDS, exit=True)
     form_process_group(world, "gloo")
     for case in cases:
-        wrong = check(case["words"], case["frozen"], world)
+        wrong = check(tuple(case["words"]), case["frozen"], world)
         (folder / f"{case['name']}-{world.rank}.json").write_text(json.dumps(wrong))
     leave_process_group()
 
@@ -267,6 +281,9 @@ def main() -> None:
     cases, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     rank_server._import_everything()
     rank_server._import_deepspeed()
+    for case in cases:
+        composed(tuple(case["words"]))
+        composed(of_one_process(tuple(case["words"])))
     for size in sorted({case["world_size"] for case in cases}):
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
