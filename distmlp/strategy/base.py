@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from distmlp.strategy.clipping import clip_gradients
+from distmlp.strategy.held import Held, persistent_buffers
+from distmlp.strategy.places import Copy
 from distmlp.strategy.precision import Precision
 
 SEED_STRIDE = 1_000_003  # between the random streams of two ranks: far more than seeds that people give lie apart
 
 
-class Spread:
+class Spread(Held):
     """A mixin for Lightning's strategies: one network, one optimizer, some ranks.
 
     Attributes:
@@ -175,12 +177,7 @@ class Spread:
     def statistics(self) -> list[Tensor]:
         """Buffers that training changes: those that checkpoints hold."""
         assert self.network is not None
-        return [
-            buffer
-            for module in self.network.modules()
-            for name, buffer in module.named_buffers(recurse=False)
-            if name not in module._non_persistent_buffers_set
-        ]
+        return [buffer for _, buffer in persistent_buffers(self.network)]
 
     # Lightning's side.
 
@@ -254,6 +251,12 @@ class ParallelSpread(Spread, ParallelStrategy):
         """Statistics of batch norms follow the share that a rank held; all evaluate with rank 0's."""
         for buffer in self.statistics():
             torch.distributed.broadcast(buffer, src=0)
+
+    def copy_of(self, tensor: Tensor) -> Copy:
+        return (0, 1) if isinstance(tensor, DTensor) else (self.global_rank, self.world_size)
+
+    def before_checkpoint(self) -> None:
+        self.before_evaluation()
 
     def any_rank(self, flag: bool) -> bool:
         tensor = torch.tensor(int(flag), device=self.device)

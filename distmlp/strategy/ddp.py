@@ -9,6 +9,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distmlp.shards import Place, Range
 from distmlp.strategy.base import ParallelSpread
 
 
@@ -49,6 +50,8 @@ class DDP(ParallelSpread):
         ids = [self.device.index] if self.device.type == "cuda" else None
         # Statistics are broadcast before an evaluation; DDP would do so in each forward pass.
         ddp = DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False, **self.ddp_options)
+        if not self.ddp_options["static_graph"] and not self.ddp_options["find_unused_parameters"]:
+            _settle_buckets(ddp)
         self.register_hook(ddp)
         return ddp
 
@@ -67,10 +70,18 @@ class DDP(ParallelSpread):
             for part, value in zip(parts, values.split([len(part) for part in parts]), strict=True):
                 part.copy_(value)
 
+    def average_places(self) -> list[Place]:
+        places = super().average_places()
+        parts = [self._part(place.part.num_elements, self.global_rank) for place in places]
+        return [Place(place.name, place.shape, part) for place, part in zip(places, parts, strict=True)]
+
     def _parts(self, rank: int) -> list[Tensor]:
         flat = [weight.view(-1) for weight in super().local_master_weights()]
-        size = self.world_size
-        return [weight[len(weight) * rank // size : len(weight) * (rank + 1) // size] for weight in flat]
+        parts = [self._part(len(weight), rank) for weight in flat]
+        return [weight[part.start : part.stop] for weight, part in zip(flat, parts, strict=True)]
+
+    def _part(self, num_elements: int, rank: int) -> Range:
+        return Range(num_elements * rank // self.world_size, num_elements * (rank + 1) // self.world_size)
 
     def abandon_pass(self) -> None:
         """Wraps the network anew: DDP cannot take back an exchange that it has begun."""
@@ -84,3 +95,18 @@ class DDP(ParallelSpread):
         # A static graph is recorded in the first pass, which must exchange gradients; averaging them again is harmless.
         is_recorded, self.is_recorded = self.is_recorded, True
         return nullcontext() if is_last or not is_recorded else self.run.no_sync()
+
+
+def _settle_buckets(ddp: DistributedDataParallel) -> None:
+    """Has DDP lay out its buckets now, in an order that follows from the network alone.
+
+    It would do so after the first pass, in the order in which gradients came. Sums over three ranks and more depend on
+    where in a bucket a gradient lies, so a run that is resumed would begin with other sums than the run it continues.
+    """
+    weights = [weight for weight in ddp.module.parameters() if weight.requires_grad]
+    ddp.reducer.prepare_for_forward()
+    ddp.reducer.prepare_for_backward([])
+    torch.stack([weight.sum().float() * 0.0 for weight in weights]).sum().backward()
+    ddp.reducer._rebuild_buckets()
+    for weight in weights:
+        weight.grad = None

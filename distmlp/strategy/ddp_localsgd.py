@@ -13,6 +13,7 @@ from torch.distributed.algorithms.model_averaging.averagers import PeriodicModel
 from torch.distributed.algorithms.model_averaging.utils import average_parameters
 from torch.nn.parallel import DistributedDataParallel
 
+from distmlp.strategy.base import optimizer_tensors
 from distmlp.strategy.ddp_stateful import StatefulDDP
 
 
@@ -37,8 +38,11 @@ class LocalSGD(StatefulDDP):
     def register_hook(self, ddp: DistributedDataParallel) -> None:
         self.averager = PeriodicModelAverager(period=self.period, warmup_steps=self.start_step)
         group, _ = torch.distributed.new_subgroups(group_size=self.group_size)
-        state = PostLocalSGDState(process_group=None, subgroup=group, start_localSGD_iter=self.start_step)
-        self.register(ddp, state, post_localSGD_hook)
+        self.state = PostLocalSGDState(process_group=None, subgroup=group, start_localSGD_iter=self.start_step)
+        self.register(ddp, self.state, post_localSGD_hook)
+
+    def resume_at(self, step: int) -> None:
+        self.averager.step = self.state.iter = step
 
     def apply_gradients(
         self, optimizer: torch.optim.Optimizer, max_norm: float | None, max_value: float | None
@@ -50,6 +54,13 @@ class LocalSGD(StatefulDDP):
     def before_evaluation(self) -> None:
         super().before_evaluation()
         self._average()
+
+    def before_checkpoint(self) -> None:
+        """Averages the optimizer's states too, each of which a group has of its own."""
+        super().before_checkpoint()
+        for state in optimizer_tensors(self.optimizers[0]):
+            if state.ndim:  # not counts of steps, which are equal
+                self.sum_over_data(state.div_(self.world_size))
 
     def full_weights(self) -> dict[str, Tensor]:
         self._average()

@@ -21,9 +21,13 @@ class PowerSGD(StatefulDDP):
         self.start_step = start_step
 
     def register_hook(self, ddp: DistributedDataParallel) -> None:
-        state = PowerSGDState(
+        self.state = PowerSGDState(
             process_group=None,
             matrix_approximation_rank=self.approximation_rank,
             start_powerSGD_iter=self.start_step,
         )
-        self.register(ddp, state, powerSGD_hook)
+        self.register(ddp, self.state, powerSGD_hook)
+
+    def resume_at(self, step: int) -> None:
+        """What was left out of the gradients before is lost: the errors start at zero again."""
+        self.state.iter = step

@@ -26,17 +26,18 @@ class StatefulDDP(DDP):
 
     @contextmanager
     def sync(self, is_last: bool) -> Iterator[None]:
-        counts = self.is_recorded or is_last
+        counts, before = self.is_recorded or is_last, self.state.iter
         with super().sync(is_last and not self.is_held):
             yield
         if not counts:  # a static graph's first pass exchanges wherever in the step it is
-            self.state.iter = 0
+            self.state.iter = before
 
     def hold_exchange(self, probe: Callable[[], object]) -> None:
         if not self.is_recorded:
+            before = self.state.iter
             probe()
             self.forget_gradients()
-            self.state.iter = 0
+            self.state.iter = before
         self.is_held = True
 
     def exchange(self, probe: Callable[[], object]) -> None:

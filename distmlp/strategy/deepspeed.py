@@ -17,12 +17,14 @@ from torch import Tensor, nn
 
 from distmlp.strategy.base import ParallelSpread, num_bytes, optimizer_tensors
 from distmlp.strategy.deepspeed_config import ZeroOptions, deepspeed_config
+from distmlp.strategy.deepspeed_held import HeldByDeepSpeed
 from distmlp.strategy.deepspeed_io import load_disk_access, own_folder
 from distmlp.strategy.deepspeed_late import LateExchange
+from distmlp.strategy.deepspeed_places import flat_masters
 from distmlp.strategy.deepspeed_process import forget_run, import_deepspeed
 
 
-class DeepSpeed(ParallelSpread):
+class DeepSpeed(HeldByDeepSpeed, ParallelSpread):
     """A DeepSpeed engine around the network and its optimizer.
 
     Args:
@@ -136,16 +138,9 @@ class DeepSpeed(ParallelSpread):
         with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero.stage == 3):
             return parameter.detach().float().clone()
 
-    @property
-    def shards(self) -> list[Tensor]:
-        """What the optimizer steps: this rank's part of each group of weights, flat and padded."""
-        names = ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition")
-        (shards,) = (getattr(self.sharded, name) for name in names if hasattr(self.sharded, name))
-        return list(shards)
-
     def local_master_weights(self) -> list[Tensor]:
-        """Views of `shards`, to be read and written."""
-        return [shard.detach() for shard in self.shards]
+        """This rank's part of each group of weights, flat and padded: views, to be read and written."""
+        return [flat.detach() for flat in flat_masters(self.sharded)]
 
     @torch.no_grad()
     def publish_master_weights(self) -> None:
@@ -163,14 +158,14 @@ class DeepSpeed(ParallelSpread):
     def held_bytes(self) -> dict[str, int]:
         if self.engine is None:
             return super().held_bytes()
-        parameters = list(self.engine.module.parameters())
+        parameters, flats = list(self.engine.module.parameters()), flat_masters(self.sharded)
         weights = [
             tensor for p in parameters for tensor in (p.data, getattr(p, "ds_tensor", None)) if tensor is not None
         ]
         return {
             "weights": num_bytes(weights),
-            "gradients": num_bytes(_gradients([*parameters, *self.shards], self.sharded)),
-            "optimizer": num_bytes(self.shards + optimizer_tensors(self.sharded.optimizer)),
+            "gradients": num_bytes(_gradients([*parameters, *flats], self.sharded)),
+            "optimizer": num_bytes(flats + optimizer_tensors(self.sharded.optimizer)),
         }
 
     def close(self) -> None:

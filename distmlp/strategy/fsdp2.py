@@ -80,6 +80,10 @@ class FSDP2(ParallelSpread):
     def publish_master_weights(self) -> None:
         self.after_evaluation()
 
+    def parameters_held(self, *, trainable: bool) -> list[tuple[str, nn.Parameter]]:
+        self.after_evaluation()
+        return super().parameters_held(trainable=trainable)
+
     def after_evaluation(self) -> None:
         """Frees what stayed gathered, so that the next pass gathers the weights as they then are."""
         assert self.network is not None

@@ -9,11 +9,13 @@ from functools import cache
 from typing import Any
 
 import torch.distributed
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from distmlp.strategy.fsdp2 import FSDP2
+from distmlp.strategy.places import Copy
 
 
 class TensorParallel(FSDP2):
@@ -46,6 +48,16 @@ class TensorParallel(FSDP2):
 
     def shard_mesh(self) -> DeviceMesh:
         return self.mesh["data"]
+
+    def copy_of(self, tensor: Tensor) -> Copy:
+        """A tensor that lies on one dimension of the mesh has a copy for each index of the other."""
+        copy, number = super().copy_of(tensor)
+        if isinstance(tensor, DTensor):
+            known = tensor.device_mesh.mesh_dim_names or ()
+            for dimension in {"data", "tensor"}.difference(known):
+                size, rank = self.mesh[dimension].size(), self.mesh.get_local_rank(dimension)
+                copy, number = copy * size + rank, number * size
+        return copy, number
 
     def place(self, network: nn.Module) -> nn.Module:
         self.plan(network, self.mesh["tensor"])
