@@ -32,11 +32,12 @@ from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
-from distmlp.build import build_data, build_module, build_network, build_run, train_loader
+from distmlp.build import build_data, build_module, build_network, build_run, build_strategy, train_loader
 from distmlp.compose import Composed, compose
 from distmlp.data.dataset import DataSet, TensorSplit
 from distmlp.data.order import permuted
 from distmlp.runtime import World
+from distmlp.schema.strategy import SingleStrategy
 
 EPOCHS = 3  # the first is warm-up and is not counted
 
@@ -161,7 +162,19 @@ def shipped_distmlp(composed: Composed, data: DataSet) -> float:
     config, world, marks = composed.config, World(0, 1, 0, 1), EpochMarks()
     module = build_module(config, data, build_network(config, data), world)
     with tempfile.TemporaryDirectory() as folder:
-        run = build_run(config, data, world, Path(folder, "overhead"), composed.values, Console(file=io.StringIO()))
+        strategy = build_strategy(config, SingleStrategy(name="single"), world, "cpu")
+        run = build_run(
+            config,
+            data,
+            strategy,
+            world,
+            strategy_name="single",
+            run_folder=Path(folder, "overhead"),
+            attempt="benchmark",
+            reader=None,
+            values=composed.values,
+            console=Console(file=io.StringIO()),
+        )
         run.trainer.callbacks.append(marks)  # type: ignore[attr-defined]
         run.trainer.fit(module, train_loader(config, data, world))
         wandb.finish()

@@ -3,6 +3,7 @@
 `conf/` is the repository's top-level folder, and `distmlp/conf` inside an installed wheel; `config_folder` finds it.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from distmlp.config import Config, all_fields, nearest, validate
 from distmlp.errors import ConfigError
 from distmlp.run_folder import new_run_id
 
+_RESUME = re.compile(r"^resume=")  # the key holds more than its source, which is what one says
 GROUPS_IN_ORDER = (
     "experiment model data optimizer scheduler strategy precision trainer checkpoint tracking".split()
 )  # as --help lists them
@@ -59,7 +61,7 @@ def compose(overrides: list[str], frozen: Path | None = None) -> Composed:
     Raises:
         ConfigError: an override is malformed, or names an unknown group, choice or key; or values disagree.
     """
-    parsed = [_parse(word) for word in overrides]
+    parsed = [_parse(_RESUME.sub("resume.source=", word)) for word in overrides]
     if _targets_without_choice(parsed):
         parsed.insert(0, _parse("model=custom"))
     for override in parsed:
@@ -203,7 +205,7 @@ def _lay_over(config: Any, override: Any) -> None:
 
 
 def load_frozen(path: Path) -> dict[str, Any]:
-    """Values of a frozen `config.yaml`, less what no file may say: the run's id, and what code to import.
+    """Values of a frozen `config.yaml`, less what no file may say: id, code to import, how it was resumed.
 
     Raises:
         ConfigError: the file is missing or is not a run's configuration.
@@ -225,4 +227,5 @@ def load_frozen(path: Path) -> dict[str, Any]:
     plain = {str(key): value for key, value in values.items()}
     plain["run"] = {**plain["run"], "id": None}
     plain["allow_targets"] = []
+    plain["resume"] = {"source": "auto", "allow": []}
     return plain

@@ -13,7 +13,7 @@ from distmlp.errors import ConfigError, did_you_mean
 from distmlp.schema import data, model, optimization, strategy
 from distmlp.schema.base import Section
 from distmlp.schema.data import TokenTask
-from distmlp.schema.run import Checkpoint, Precision, Run, Tracking, Trainer
+from distmlp.schema.run import Checkpoint, Precision, Resume, Run, Tracking, Trainer
 
 Model = Annotated[
     model.MLPModel
@@ -86,6 +86,7 @@ class Config(Section):
     precision: Precision
     trainer: Trainer
     checkpoint: Checkpoint
+    resume: Resume = Resume()
     tracking: Tracking
 
     @property

@@ -9,7 +9,7 @@ and read what happened from `position` and `logged`. A network whose step is lon
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,8 @@ class Position:
     step: int = 0
     epoch: int = 0
     samples: int = 0
+    samples_in_epoch: int = 0
+    is_epoch_end: bool = False
     loss_sum: Tensor = field(default_factory=lambda: torch.zeros(()))
     loss_targets: int = 0
 
@@ -61,6 +63,7 @@ class TrainingModule(lightning.LightningModule):
         gradient_clip_value: largest absolute value in the gradient; None: no clipping.
         log_every_steps: steps between two entries of `logged`.
         pause_at: True for a step after which callbacks must run before the next one.
+        validate_every_steps: steps between two validations; None: one at the end of each epoch.
         one_step_per_call: as with several ranks, where blocks measured in time would differ between ranks.
     """
 
@@ -77,6 +80,7 @@ class TrainingModule(lightning.LightningModule):
         gradient_clip_value: float | None = None,
         log_every_steps: int = 1,
         pause_at: Callable[[int], bool] = lambda step: False,
+        validate_every_steps: int | None = None,
         one_step_per_call: bool = False,
     ) -> None:
         super().__init__()
@@ -91,6 +95,7 @@ class TrainingModule(lightning.LightningModule):
         self.gradient_clip_value = gradient_clip_value
         self.log_every_steps = log_every_steps
         self.pause_at = pause_at
+        self.validate_every_steps = validate_every_steps
         self.block_seconds = 0.0 if one_step_per_call else HOOK_INTERVAL_SECONDS
         self.position = Position()
         self.logged: list[LoggedStep] = []
@@ -109,6 +114,12 @@ class TrainingModule(lightning.LightningModule):
         return sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
 
     @property
+    def validation_is_due(self) -> bool:
+        """Whether validation belongs to the step that was taken last."""
+        every, position = self.validate_every_steps, self.position
+        return position.is_epoch_end if every is None else position.step % every == 0
+
+    @property
     def strategy(self) -> Any:
         """The strategy of this run, one of `distmlp.strategy`."""
         return self.trainer.strategy
@@ -120,18 +131,21 @@ class TrainingModule(lightning.LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
-        self.position.loss_sum = torch.zeros((), device=self.strategy.device)
+        self.position.loss_sum = self.position.loss_sum.to(self.strategy.device)
 
     def on_train_epoch_start(self) -> None:
-        self.position.epoch = self.current_epoch
+        if self.current_epoch != self.position.epoch:  # it is the same where a resumed run starts inside an epoch
+            self.position.epoch, self.position.samples_in_epoch = self.current_epoch, 0
 
-    def training_step(self, dataloader_iter: Iterator[Any]) -> None:
+    def training_step(self, dataloader_iter: Any) -> None:
         """Takes optimizer steps until the block's time is over, the epoch ends, or callbacks are due."""
         optimizer = self.strategy._lightning_optimizers[0]
         end = time.monotonic() + self.block_seconds
         while True:
             share, _, _ = next(dataloader_iter)
             self._step(optimizer, share)
+            if share.is_last:
+                dataloader_iter.data_fetcher.done = True  # it counts batches, of which a resumed epoch has fewer
             if share.is_last or self.pause_at(self.position.step) or time.monotonic() >= end:
                 return
 
@@ -146,6 +160,8 @@ class TrainingModule(lightning.LightningModule):
         optimizer._on_after_step()
         position.step += 1
         position.samples += share.global_num_samples
+        position.samples_in_epoch += share.global_num_samples
+        position.is_epoch_end = share.is_last
         position.loss_sum.add_(loss, alpha=share.global_num_targets)
         position.loss_targets += share.global_num_targets
         if is_logged:

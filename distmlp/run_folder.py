@@ -37,23 +37,27 @@ def place(root: str, name: str, run_id: str) -> Path:
     return Path(root) / name / run_id
 
 
+def checkpoints(folder: Path, elsewhere: str | None) -> str:
+    """Where the checkpoints of a run lie: in its ``folder``, or below another path or address."""
+    if elsewhere is None:
+        return str(folder / "checkpoints")
+    return f"{elsewhere.rstrip('/')}/{folder.parent.name}/{folder.name}/checkpoints"
+
+
 def log_file(folder: Path, rank: int) -> Path:
     """The log of a rank."""
     return folder / "logs" / f"rank-{rank:05d}.log"
 
 
-def create(root: str, name: str, run_id: str) -> Path:
-    """Makes the run folder and returns it.
+def open_or_create(root: str, name: str, run_id: str) -> Path:
+    """Returns the run folder, which is made where there is none.
 
     Raises:
-        ConfigError: a run of this name and id is there already, or the folder cannot be made.
+        ConfigError: the folder cannot be made.
     """
     folder = place(root, name, run_id)
     try:
-        folder.mkdir(parents=True)
-        (folder / "logs").mkdir()
-    except FileExistsError:
-        raise ConfigError(f"{folder} exists: leave run.id unset, or choose another") from None
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot make the run folder {folder}: {error.strerror}; choose another run.root") from None
     return folder
@@ -86,15 +90,9 @@ def _finite(values: Any) -> Any:
 
 def describe_environment(devices: list[str], world_size: int, fingerprint: str) -> dict[str, Any]:
     """Contents of `environment.json`. Holds no environment variables and no command line: those may carry secrets."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return {
         "distmlp": __version__,
-        "git_commit": _git("rev-parse", "HEAD"),
+        "git_commit": git_commit(),
         "git_changed": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "python": sys.version.split()[0],
         "platform": sys.platform,
@@ -102,10 +100,26 @@ def describe_environment(devices: list[str], world_size: int, fingerprint: str) 
         "cpu_count": os.cpu_count(),
         "devices": devices,
         "world_size": world_size,
-        "versions": versions,
+        "versions": package_versions(),
         "data_fingerprint": fingerprint,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages whose change could change a run."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """The commit of the folder that the run is started in, where that is a git repository."""
+    return _git("rev-parse", "HEAD")
 
 
 def _git(*arguments: str) -> str | None:

@@ -19,7 +19,7 @@ def summarize(
     final: Mapping[str, float],
     best: Mapping[str, float],
 ) -> dict[str, Any]:
-    """Contents of `summary.json`. ``epoch`` counts from 0; ``seconds`` is training with its validations."""
+    """Contents of `summary.json`. ``epoch`` counts from 0; ``seconds`` is training with validations, all starts."""
     return {
         "ended_because": ended_because,
         "steps": step,

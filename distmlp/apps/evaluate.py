@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from distmlp.apps.opened_run import read_checkpoint, run_folder_of
+from distmlp.apps.opened_run import load_checkpoint, run_folder_of
 from distmlp.compose import compose
 from distmlp.errors import ConfigError
 from distmlp.log import quiet_lightning
@@ -46,17 +46,15 @@ def _evaluate(place: Path, split: str, overrides: list[str]) -> int:
     config = compose(overrides, folder / "config.yaml").config
 
     from distmlp import build
-    from distmlp.checkpoint.weights import load_into
 
     quiet_lightning()
     kind = device_type(config.trainer.accelerator)
-    checkpoint, weights, state = read_checkpoint(place, folder)
     data = build.build_data(config)
     if not len(data.split(split)):
         raise ConfigError(f"split={split} of data={config.data.name} is empty: use split=validation")
     _check_vocabulary(folder, data)
     network = build.build_network(config, data)
-    load_into(network, weights, checkpoint)
+    checkpoint, state = load_checkpoint(network, place, folder, config.checkpoint.dir)
     world = World(0, 1, 0, 1)
     module = build.build_module(config, data, network, world)
     strategy = build.build_strategy(config, SingleStrategy(name="single"), world, kind)
@@ -75,7 +73,7 @@ def _check_vocabulary(folder: Path, data: "DataSet") -> None:
         raise ConfigError(f"the data's vocabulary is not the run's ({path}): evaluate on data with the same tokenizer")
 
 
-def _show(checkpoint: Path, state: dict[str, Any], split: str, results: dict[str, float]) -> None:
+def _show(checkpoint: str, state: dict[str, Any], split: str, results: dict[str, float]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("metric", split):
         table.add_column(heading, justify="left" if heading == "metric" else "right")

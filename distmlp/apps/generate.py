@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from distmlp.apps.opened_run import read_checkpoint, run_folder_of
+from distmlp.apps.opened_run import load_checkpoint, run_folder_of
 from distmlp.compose import compose
 from distmlp.config import Config, all_fields, nearest
 from distmlp.errors import ConfigError
@@ -104,17 +104,15 @@ def _check_can_generate(config: Config) -> None:
 
 def _generate(place: Path, folder: Path, config: Config, options: Options) -> None:
     from distmlp import build
-    from distmlp.checkpoint.weights import load_into
     from distmlp.data.vocabulary import Vocabulary
     from distmlp.generate import generate, stream_text
 
     device = device_type(config.trainer.accelerator)
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     prompt = _prompt_ids(vocabulary, options.prompt)
-    checkpoint, weights, _ = read_checkpoint(place, folder)
     assert isinstance(config.data, TokenData)
     network = build.build_token_network(config, sequence_length=config.data.sequence_length, vocabulary=vocabulary)
-    load_into(network, weights, checkpoint)
+    load_checkpoint(network, place, folder, config.checkpoint.dir)
     network.to(device)
     sampling = options.model_dump(exclude={"prompt", "num_samples"})
     for number in range(options.num_samples):

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distmlp.errors import ConfigError
+from distmlp.run_folder import checkpoints
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import nn
 
 
 def run_folder_of(place: Path) -> Path:
@@ -21,12 +22,24 @@ def run_folder_of(place: Path) -> Path:
     raise ConfigError(f"{place} is neither a run folder nor a checkpoint inside one: config.yaml was not found")
 
 
-def read_checkpoint(place: Path, folder: Path) -> tuple[Path, dict[str, "Tensor"], dict[str, Any]]:
-    """Path, weights and state of the checkpoint ``place``, or of the newest sound one where it is the run ``folder``.
+def load_checkpoint(
+    network: "nn.Module", place: Path, folder: Path, elsewhere: str | None
+) -> tuple[str, dict[str, Any]]:
+    """Puts the weights of the checkpoint ``place`` into ``network``, or of the newest sound one of the run ``folder``.
+
+    ``elsewhere`` is the run's `checkpoint.dir`.
+
+    Returns:
+        where the checkpoint is, and its state.
 
     Raises:
-        ConfigError: there is no sound checkpoint.
+        ConfigError: there is no sound checkpoint, or it is of another network.
     """
-    from distmlp.checkpoint.weights import read_newest, read_weights
+    from distmlp.checkpoint.object_store import open_storage
+    from distmlp.checkpoint.weights import load_newest, load_weights
 
-    return read_newest(folder) if folder == place else (place, *read_weights(place))
+    if place != folder:
+        return str(place), load_weights(network, open_storage(place.parent), place.name)
+    storage = open_storage(checkpoints(folder, elsewhere))
+    name, state = load_newest(network, storage)
+    return storage.where(name), state

@@ -3,33 +3,26 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from distmlp import run_folder
+from distmlp.apps.continued import check_resumable, compose_resumed
+from distmlp.apps.opening import SPLITS, announce, announce_resume, open_run
 from distmlp.apps.planned_world import planned_world
-from distmlp.compose import Composed, compose
+from distmlp.compose import Composed
 from distmlp.config import Config, all_fields
 from distmlp.errors import ConfigError
 from distmlp.launch.handover import Handover
-from distmlp.launch.rank_side import keep_off_the_console, reported_to_launcher
-from distmlp.log import log, start_log
+from distmlp.launch.rank_side import reported_to_launcher
 from distmlp.process_group import (
-    check_same_configuration,
     form_process_group,
-    from_rank_zero,
     leave_process_group,
     wait_for_rank_zero,
 )
-from distmlp.runtime import World, check_split_size, device_names, device_type, has_launcher
+from distmlp.runtime import World, check_split_size, device_type, has_launcher
 from distmlp.summary import show_summary, summarize
 
-if TYPE_CHECKING:
-    from distmlp.data.dataset import DataSet
-    from distmlp.module import TrainingModule
-
-SPLITS = ("train", "validation", "test")
 STOPPED_BY_SIGNAL = 3
 USAGE = (
     "usage: distmlp train [--config RUN/config.yaml] [--cfg job | --summary | --multirun] [group=choice] [key=value]"
@@ -59,7 +52,7 @@ def run(arguments: list[str]) -> int:
             from distmlp.apps.multirun import run_jobs
 
             return run_jobs(words.overrides, words.frozen)
-        composed = compose(words.overrides, words.frozen)
+        composed = compose_resumed(words.overrides, words.frozen)
         if words.instead == "config":
             print(composed.as_yaml(), end="")
             return 0
@@ -129,16 +122,33 @@ def _train(composed: Composed, world: World) -> int:
     chosen, reason = build.choose_strategy(config, network, world, kind)
     strategy = build.build_strategy(config, chosen, world, kind)
     module = build.build_module(config, data, network, world)
+    check_resumable(composed, data, network)
     if world.world_size > 1 or chosen.name != "single":
         form_process_group(world, "nccl" if kind == "cuda" else "gloo")
-    folder, values = _open_run(composed, data, world, kind)
+    named, start = open_run(composed, data, world, kind)
+    folder, reader = start.folder, start.reader()
+    first = build.first_epoch_and_sample(reader.state) if reader else (0, 0)
     console = Console(stderr=True)
     if world.rank == 0:
-        _announce(console, folder, data, module, world, kind, reason)
-    made = build.build_run(config, data, strategy, world, folder, values, console)
+        announce(console, folder, data, module, world, kind, reason)
+        announce_resume(console, reader)
+    made = build.build_run(
+        named.config,
+        data,
+        strategy,
+        world,
+        strategy_name=chosen.name,
+        run_folder=folder,
+        attempt=start.attempt,
+        reader=reader,
+        values=named.values,
+        console=console,
+    )
     started = time.time()
     made.trainer.fit(
-        module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
+        module,
+        build.train_loader(config, data, world, first),
+        build.evaluation_loader(config, data, world, "validation"),
     )
     seconds = time.time() - started
     stopped = made.stopping.stopped_by_signal
@@ -152,7 +162,7 @@ def _train(composed: Composed, world: World) -> int:
             step=position.step,
             epoch=position.epoch,
             samples=position.samples,
-            seconds=seconds,
+            seconds=seconds + (reader.state["seconds"] if reader else 0.0),
             num_parameters=module.num_parameters,
             final={name: value for name, value in made.latest.items() if "/" in name},
             best=made.best,
@@ -163,32 +173,3 @@ def _train(composed: Composed, world: World) -> int:
         return 0
     wait_for_rank_zero(world)
     return STOPPED_BY_SIGNAL
-
-
-def _open_run(composed: Composed, data: "DataSet", world: World, kind: str) -> tuple[Path, dict[str, Any]]:
-    """Rank 0 makes the run folder and freezes the configuration; every rank learns where it is, and logs there."""
-    check_same_configuration(world, composed.values)
-    named = composed.named()
-    run = named.config.run
-    folder = from_rank_zero(world, lambda: run_folder.create(run.root, str(run.name), str(run.id)))
-    if world.rank == 0:
-        run_folder.write_text(folder / "config.yaml", named.as_yaml())
-        environment = run_folder.describe_environment(device_names(kind), world.world_size, data.fingerprint)
-        run_folder.write_json(folder / "environment.json", environment)
-        if data.vocabulary:
-            data.vocabulary.save(folder / run_folder.VOCABULARY)
-    start_log(folder, world.rank)
-    if world.rank:
-        keep_off_the_console(run_folder.log_file(folder, world.rank))
-    return folder, named.values
-
-
-def _announce(
-    console: Console, folder: Path, data: "DataSet", module: "TrainingModule", world: World, kind: str, reason: str
-) -> None:
-    sizes = ", ".join(f"{len(data.split(name))} {name}" for name in SPLITS if len(data.split(name)))
-    where = f"{world.world_size} process(es) on {kind}, run folder {folder}"
-    lines = [*data.notes, f"{data.name}: {sizes} samples", f"{module.num_parameters:,} parameters, {where}", reason]
-    for line in filter(None, lines):
-        log.info(line)
-        console.print(f"distmlp: {line}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 The only package that turns names into code. Objects receive plain keyword arguments, never the configuration.
 """
 
+from distmlp.build.checkpoints import first_epoch_and_sample
 from distmlp.build.data import build_data, evaluation_loader, train_loader
 from distmlp.build.network import build_network, build_token_network, meta_network
 from distmlp.build.run import Run, build_run
@@ -22,6 +23,7 @@ __all__ = [
     "build_trainer",
     "choose_strategy",
     "evaluation_loader",
+    "first_epoch_and_sample",
     "horizon",
     "meta_network",
     "train_loader",

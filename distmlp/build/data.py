@@ -17,10 +17,10 @@ def build_data(config: Config) -> DataSet:
     return load(config.data.name, arguments)
 
 
-def train_loader(config: Config, data: DataSet, world: World) -> TrainLoader:
-    """This rank's shares of the training split."""
+def train_loader(config: Config, data: DataSet, world: World, first: tuple[int, int] = (0, 0)) -> TrainLoader:
+    """This rank's shares of the training split, from the epoch and the sample ``first`` on."""
     world = data_world(config, world)
-    return TrainLoader(
+    loader = TrainLoader(
         data.train,
         global_batch_size=config.data.global_batch_size,
         seed=config.seed,
@@ -28,6 +28,8 @@ def train_loader(config: Config, data: DataSet, world: World) -> TrainLoader:
         world_size=world.world_size,
         with_sample_ids=config.trainer.log_sample_ids,
     )
+    loader.start_at(*first)
+    return loader
 
 
 def evaluation_loader(config: Config, data: DataSet, world: World, split: str) -> EvaluationLoader:

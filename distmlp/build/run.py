@@ -9,14 +9,17 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import Strategy
 from rich.console import Console
 
+from distmlp.build.checkpoints import build_restoring, build_saving
 from distmlp.build.trainer import build_trainer
 from distmlp.build.training import horizon
 from distmlp.callbacks.ema import WeightAverage
 from distmlp.callbacks.progress import ProgressReport
 from distmlp.callbacks.stopping import Stopping
-from distmlp.checkpoint.writer import WeightsWriter
+from distmlp.checkpoint.reader import CheckpointReader
+from distmlp.checkpoint.saving import Saving
 from distmlp.config import Config
 from distmlp.data.dataset import DataSet
+from distmlp.run_folder import checkpoints
 from distmlp.runtime import World
 from distmlp.tracking.dashboards import tensorboard_logger, wandb_logger
 from distmlp.tracking.metrics_file import MetricsFile
@@ -29,7 +32,7 @@ class Run:
 
     trainer: lightning.Trainer
     stopping: Stopping
-    weights: WeightsWriter
+    saving: Saving
     latest: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
 
@@ -39,11 +42,28 @@ def build_run(
     data: DataSet,
     strategy: Strategy,
     world: World,
+    *,
+    strategy_name: str,
     run_folder: Path,
+    attempt: str,
+    reader: CheckpointReader | None,
     values: dict[str, Any],
     console: Console,
 ) -> Run:
-    """The Trainer with its callbacks and loggers. ``values`` is the frozen configuration, shown on dashboards."""
+    """The Trainer with its callbacks and loggers.
+
+    Args:
+        config: of the run.
+        data: of the run.
+        strategy: of this rank.
+        world: this rank's.
+        strategy_name: the one that was chosen.
+        run_folder: of the run.
+        attempt: a word for this start of the run.
+        reader: of the checkpoint that the run goes on from; None: it starts.
+        values: the frozen configuration, shown on dashboards and kept in checkpoints.
+        console: shows progress.
+    """
     limits = config.trainer
     latest: dict[str, float] = {}
     best: dict[str, float] = {}
@@ -58,10 +78,25 @@ def build_run(
         check_every_steps=limits.log_every_steps,
     )
     average = None if limits.ema_decay is None else WeightAverage(limits.ema_decay)
-    weights = WeightsWriter(run_folder / "checkpoints", config.checkpoint.every_steps, average)
     recorder = Recorder(MetricsFile(run_folder / "metrics.jsonl") if is_writer else None, latest, best)
-    # The average first, so that what is written of a step holds that step.
-    callbacks: list[lightning.Callback] = [*([average] if average else []), recorder, stopping, weights]
+    known: dict[str, Any] = {"recorder": recorder, "stopping": stopping, "average": average}
+    saving = build_saving(
+        config,
+        data,
+        world,
+        strategy_name=strategy_name,
+        place=checkpoints(run_folder, config.checkpoint.dir),
+        attempt=attempt,
+        pinned=strategy.root_device.type == "cuda",
+        values=values,
+        **known,
+    )
+    # The average before what saves, so that what is written of a step holds that step.
+    callbacks: list[lightning.Callback] = [*([average] if average else []), recorder, stopping, saving]
+    resumed_at = None
+    if reader is not None:
+        resumed_at = reader.state["step"]
+        callbacks.insert(0, build_restoring(reader, config, saving=saving, **known))
     if limits.progress and is_writer:
         score = "mae" if data.task == "regression" else "accuracy"
         callbacks.append(ProgressReport(end.total_steps, latest, score, console))
@@ -70,11 +105,11 @@ def build_run(
         strategy,
         world,
         callbacks=callbacks,
-        logger=_loggers(config, run_folder, values) if is_writer else [],
+        logger=_loggers(config, run_folder, values, resumed_at) if is_writer else [],
         max_epochs=limits.max_epochs if limits.max_epochs is not None else -1,
         **_validation_interval(limits.validate_every_steps),
     )
-    return Run(trainer, stopping, weights, latest, best)
+    return Run(trainer, stopping, saving, latest, best)
 
 
 def _validation_interval(every_steps: int | None) -> dict[str, Any]:
@@ -83,10 +118,10 @@ def _validation_interval(every_steps: int | None) -> dict[str, Any]:
     return {"val_check_interval": every_steps, "check_val_every_n_epoch": None}
 
 
-def _loggers(config: Config, run_folder: Path, values: dict[str, Any]) -> list[Logger]:
+def _loggers(config: Config, run_folder: Path, values: dict[str, Any], resumed_at: int | None) -> list[Logger]:
     loggers: list[Logger | None] = []
     if config.tracking.tensorboard:
-        loggers.append(tensorboard_logger(run_folder))
+        loggers.append(tensorboard_logger(run_folder, resumed_at))
     if config.tracking.wandb:
         name, run_id = run_folder.parent.name, run_folder.name
         page = wandb_logger(run_folder, project=config.tracking.wandb_project, name=name, run_id=run_id, config=values)

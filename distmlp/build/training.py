@@ -60,6 +60,7 @@ def build_module(config: Config, data: DataSet, network: nn.Module, world: World
         gradient_clip_value=trainer.gradient_clip_value,
         log_every_steps=trainer.log_every_steps,
         pause_at=pause_at,
+        validate_every_steps=trainer.validate_every_steps,
         one_step_per_call=world.world_size > 1
         or trainer.validate_every_steps is not None
         or trainer.ema_decay is not None,

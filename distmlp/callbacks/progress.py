@@ -38,10 +38,12 @@ class ProgressReport(lightning.Callback):
         self.console = console
         self.interval = BAR_SECONDS if console.is_terminal else LINE_SECONDS
         self.bar: Progress | None = None
+        self.first_step = self.first_samples = 0  # where a resumed run went on
         self.shown = self.started = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.shown = self.started = time.monotonic()
+        self.first_step, self.first_samples = pl_module.position.step, pl_module.position.samples
         if self.console.is_terminal:
             self.bar = Progress(
                 BarColumn(bar_width=BAR_WIDTH),
@@ -92,10 +94,10 @@ class ProgressReport(lightning.Callback):
         score = self.latest.get(f"val/{self.score}", self.latest.get(f"train/{self.score}"))
         if score is not None:
             parts["score"] = f"{self.score} {score:.3f}"
-        rate = samples / max(seconds, 1e-9)
+        rate = (samples - self.first_samples) / max(seconds, 1e-9)
         parts["rate"] = f"{rate / 1000:.1f}k samples/s" if rate >= 1000 else f"{rate:.1f} samples/s"
-        if self.total_steps and step:
-            parts["left"] = f"{_clock(seconds / step * (self.total_steps - step))} left"
+        if self.total_steps and step > self.first_step:
+            parts["left"] = f"{_clock(seconds / (step - self.first_step) * (self.total_steps - step))} left"
         for name in LEAST_NEEDED_FIRST:
             if width is None or len("  ".join(parts.values())) <= width:
                 break

@@ -18,6 +18,8 @@ class Stopping(lightning.Callback):
     SIGINT (Ctrl-C) and SIGTERM only set a flag: training ends after the step in hand, so that weights are whole when
     they are saved. A second signal ends the process as it would without distmlp.
 
+    A run that is to stop for a signal does not validate first, since it may have little time.
+
     The loss that is compared with ``loss_threshold`` is the mean over the targets since the last validation (of an
     epoch, unless validation runs more often), the same on every rank.
     """
@@ -37,6 +39,7 @@ class Stopping(lightning.Callback):
         self.max_time = max_time
         self.loss_threshold = loss_threshold
         self.check_every_steps = check_every_steps
+        self.reached_loss: float | None = None
         self.signal_name = ""
         self.stopped_by_signal = False
         self.former_handlers: dict[int, Any] = {}
@@ -48,10 +51,15 @@ class Stopping(lightning.Callback):
         # Lightning's own handler of SIGTERM talks to the other ranks wherever they happen to be, and both then hang.
         # Without it a signal before the first step, or in the test, ends the process at once.
         trainer._signal_connector.register_signal_handlers = _nothing  # type: ignore[method-assign]
+        # And it asks rank 0 about it before every step, which waits for the device.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
         self.former_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self._stop_at_limits(trainer, pl_module.position)  # a resumed run may have reached them
+        if None not in (self.reached_loss, self.loss_threshold):
+            self._stop_at_loss(trainer, self.reached_loss)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.answer()
@@ -71,17 +79,25 @@ class Stopping(lightning.Callback):
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         position = pl_module.position
-        if self.max_steps is not None and position.step >= self.max_steps:
-            self._stop(trainer, f"trainer.max_steps={self.max_steps} reached")
-        elif self.max_samples is not None and position.samples >= self.max_samples:
-            self._stop(trainer, f"trainer.max_samples={self.max_samples} reached")
-        elif self.max_time is not None or self.signal_name or trainer.world_size > 1:
+        self._stop_at_limits(trainer, position)
+        if not trainer.should_stop and (self.max_time is not None or self.signal_name or trainer.world_size > 1):
             self._stop_if_wished(trainer, position.step)
+        if self.stopped_by_signal:
+            trainer.fit_loop.epoch_loop._skip_next_val = True
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self.loss_threshold is None or not pl_module.position.loss_targets:
             return  # the mean costs an exchange between ranks: only who set a threshold pays it
-        loss = pl_module.mean_training_loss()
+        self.reached_loss = pl_module.mean_training_loss()
+        self._stop_at_loss(trainer, self.reached_loss)
+
+    def _stop_at_limits(self, trainer: lightning.Trainer, position: Any) -> None:
+        if self.max_steps is not None and position.step >= self.max_steps:
+            self._stop(trainer, f"trainer.max_steps={self.max_steps} reached")
+        elif self.max_samples is not None and position.samples >= self.max_samples:
+            self._stop(trainer, f"trainer.max_samples={self.max_samples} reached")
+
+    def _stop_at_loss(self, trainer: lightning.Trainer, loss: Any) -> None:
         if loss <= self.loss_threshold:
             self._stop(trainer, f"trainer.loss_threshold={self.loss_threshold} reached with a mean loss of {loss:.4g}")
 

@@ -6,18 +6,19 @@ files. Its own text is canonical and holds its own SHA-256, so that a change of 
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
-from itertools import pairwise
-from math import prod
 from typing import Any
 
+from distmlp.checkpoint.cover import covers
 from distmlp.checkpoint.errors import DamagedError
 from distmlp.checkpoint.tensor_file import DTYPES
 from distmlp.errors import ConfigError
 from distmlp.shards import Box, Range
 
 MANIFEST = "manifest.json"
-FORMAT, VERSION = "distmlp-checkpoint", 1
+FORMAT, VERSION = "distmlp-checkpoint", 1  # every version is canonical and holds its own SHA-256, in this very way
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
 @dataclass(frozen=True)
@@ -78,37 +79,68 @@ class Manifest:
         try:
             values = json.loads(text)
             found = str(values["format"]), values["version"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise DamagedError(f"{where} is damaged: it cannot be read") from None
         if _canonical(values) != text or _own_sum(values) != values.get("sha256"):
             raise DamagedError(f"{where} is damaged: its SHA-256 is not the one that it holds")
         if found != (FORMAT, VERSION):
             raise ConfigError(f"{where} has format {found[0]} version {found[1]}; this distmlp reads version {VERSION}")
-        files = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in values["files"].items()}
+        try:
+            return cls._from_values(values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DamagedError(f"{where} is no manifest: {type(error).__name__} {error}") from None
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any]) -> "Manifest":
+        files = {name: (_count(f["bytes"]), str(f["sha256"])) for name, f in values["files"].items()}
         tensors = {
-            name: TensorInfo(tuple(t["shape"]), t["dtype"], [part_from_values(p["file"], p) for p in t["pieces"]])
+            name: TensorInfo(
+                _counts(t["shape"]), str(t["dtype"]), [part_from_values(p["file"], p) for p in t["pieces"]]
+            )
             for name, t in values["tensors"].items()
         }
-        return cls(values["step"], values["world_size"], files, tensors)
+        return cls(_count(values["step"]), _count(values["world_size"]), files, tensors)
 
     def check_whole(self, where: str) -> None:
-        """Ends with a `DamagedError` where the pieces of a tensor do not make it up, each element once."""
+        """Ends with a `DamagedError` where the pieces of a tensor do not make it up, each element once.
+
+        Nor may a file have a name that leads out of the folder, or pieces that it has not the bytes for.
+        """
+        room = {name: size for name, (size, _) in self.files.items()}
+        for name in room:
+            if not PLAIN_NAME.fullmatch(name) or name == MANIFEST:
+                raise DamagedError(f"{where}: {name!r} is no name of a file of a checkpoint")
         for name, tensor in self.tensors.items():
-            held = sum(piece.part.num_elements for piece in tensor.pieces)
-            ranges = sorted(
-                (piece.part.start, piece.part.stop) for piece in tensor.pieces if isinstance(piece.part, Range)
-            )
-            overlap = any(before[1] > after[0] for before, after in pairwise(ranges))
-            if held != prod(tensor.shape) or overlap or tensor.dtype not in DTYPES:
-                raise DamagedError(f"{where}: the parts of {name} hold {held} of its {prod(tensor.shape)} elements")
+            if tensor.dtype not in DTYPES:
+                raise DamagedError(f"{where}: {name} has the unknown format {tensor.dtype!r}")
+            if not covers([piece.part for piece in tensor.pieces], tensor.shape):
+                raise DamagedError(
+                    f"{where}: the parts of {name} do not make up its shape {tensor.shape}, each element once"
+                )
+            for piece in tensor.pieces:
+                room[piece.file] = room.get(piece.file, 0) - piece.part.num_elements * DTYPES[tensor.dtype].itemsize
+        for name, left in room.items():
+            if name not in self.files or left < 0:
+                raise DamagedError(f"{where}: {name} has not the bytes for the parts that are said to lie in it")
 
 
 def _canonical(values: dict[str, Any]) -> bytes:
-    return (json.dumps(values, indent=1, sort_keys=True) + "\n").encode()
+    # Without an indent, which Python's encoder in C knows nothing of: with many ranks there are many pieces.
+    return (json.dumps(values, sort_keys=True, separators=(",", ":")) + "\n").encode()
 
 
 def _own_sum(values: dict[str, Any]) -> str:
     return hashlib.sha256(_canonical(values | {"sha256": ""})).hexdigest()
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no number of things")
+    return value
+
+
+def _counts(values: Any) -> tuple[int, ...]:
+    return tuple(_count(value) for value in values)
 
 
 def part_values(part: Range | Box) -> dict[str, Any]:
@@ -121,5 +153,5 @@ def part_values(part: Range | Box) -> dict[str, Any]:
 def part_from_values(file: str, values: dict[str, Any]) -> Piece:
     """The piece that JSON values speak of."""
     if "range" in values:
-        return Piece(file, values["key"], Range(*values["range"]))
-    return Piece(file, values["key"], Box(tuple(values["offset"]), tuple(values["size"])))
+        return Piece(str(file), str(values["key"]), Range(*_counts(values["range"])))
+    return Piece(str(file), str(values["key"]), Box(_counts(values["offset"]), _counts(values["size"])))

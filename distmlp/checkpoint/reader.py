@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -14,10 +15,12 @@ from distmlp.checkpoint.errors import DamagedError
 from distmlp.checkpoint.manifest import MANIFEST, Manifest, Piece, TensorInfo
 from distmlp.checkpoint.storage import Storage
 from distmlp.checkpoint.tensor_file import DTYPES, TensorFile
+from distmlp.checkpoint.verify import damages
 from distmlp.shards import Box, Place, Range
 
 STATE = "state.json"
-CHUNK_BYTES = 16 * 2**20
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+MAX_TEXT_BYTES = 2**30  # of a manifest or a state: more would only fill the memory
 
 
 class CheckpointReader:
@@ -48,9 +51,10 @@ class CheckpointReader:
         self.stack.close()
         self.files = {}
 
-    @property
+    @cached_property
     def state(self) -> dict[str, Any]:
-        """What `state.json` holds: everything of the run but tensors."""
+        """What `state.json` holds: everything of the run but tensors. Read once: the run may remove the checkpoint."""
+        self._check_size(STATE)
         text = self._bytes(STATE)
         if hashlib.sha256(text).hexdigest() != self.manifest.files.get(STATE, (0, ""))[1]:
             raise DamagedError(f"{self.storage.where(f'{self.name}/{STATE}')} is damaged: its SHA-256 is another")
@@ -96,8 +100,11 @@ class CheckpointReader:
 
     def _flat(self, info: TensorInfo, wanted: Range) -> Tensor:
         """Elements of the whole tensor laid out flat."""
+        pieces = [piece for piece in info.pieces if _lies_in(piece, info, wanted)]
+        for piece in pieces:
+            self._check_piece(piece, info)  # before memory is taken for what they may not hold
         values = torch.empty(wanted.num_elements, dtype=DTYPES[info.dtype])
-        for piece in info.pieces:
+        for piece in pieces:
             if isinstance(piece.part, Range):
                 self._copy_range(piece, piece.part, wanted, values)
             else:
@@ -106,19 +113,18 @@ class CheckpointReader:
 
     def _copy_range(self, piece: Piece, part: Range, wanted: Range, values: Tensor) -> None:
         start, stop = max(part.start, wanted.start), min(part.stop, wanted.stop)
-        if start < stop:
-            read = self._file(piece.file).read(piece.key, start - part.start, stop - part.start)
-            values[start - wanted.start : stop - wanted.start] = read
+        read = self._file(piece.file).read(piece.key, start - part.start, stop - part.start)
+        values[start - wanted.start : stop - wanted.start] = read
 
     def _copy_box(self, piece: Piece, part: Box, shape: tuple[int, ...], wanted: Range, values: Tensor) -> None:
         """Of a box of columns each row is a range."""
         row = prod(shape[1:])
         first, after = wanted.start // row, -(-wanted.stop // row)
         start, stop = max(first, part.offset[0]), min(after, part.offset[0] + part.shape[0])
-        if start >= stop:
-            return
         width = part.num_elements // part.shape[0]
         read = self._file(piece.file).read(piece.key, (start - part.offset[0]) * width, (stop - part.offset[0]) * width)
+        # As integers: an assignment through a mask may go through a number, which gives a NaN other bits.
+        read, values = (tensor.view(INTEGERS[tensor.dtype.itemsize]) for tensor in (read, values))
         # Rows that are only partly wanted are laid out whole first.
         rows = values.new_empty((stop - start) * row)
         held = torch.zeros(rows.shape, dtype=torch.bool)
@@ -134,10 +140,7 @@ class CheckpointReader:
 
     def _file(self, name: str) -> TensorFile:
         if name not in self.files:
-            path = f"{self.name}/{name}"
-            size = self.storage.size(path)
-            if size is None:
-                raise DamagedError(f"{self.storage.where(path)} is missing")
+            path, size = f"{self.name}/{name}", self._check_size(name)
             self.files[name] = TensorFile(
                 self.stack.enter_context(self.storage.open(path)), size, self.storage.where(path)
             )
@@ -145,32 +148,44 @@ class CheckpointReader:
 
     def _bytes(self, name: str) -> bytes:
         path = f"{self.name}/{name}"
-        if self.storage.size(path) is None:
+        size = self.storage.size(path)
+        if size is None:
             raise DamagedError(f"{self.where} is not a sound checkpoint: its {name} is missing")
+        if size > MAX_TEXT_BYTES:
+            raise DamagedError(f"{self.storage.where(path)} is damaged: no such file has {size} bytes")
         with self.storage.open(path) as file:
             return file.read()
+
+    def _check_size(self, name: str) -> int:
+        path = f"{self.name}/{name}"
+        found, size = self.storage.size(path), self.manifest.files.get(name, (0, ""))[0]
+        if found is None:
+            raise DamagedError(f"{self.storage.where(path)} is missing")
+        if found != size:
+            raise DamagedError(f"{self.storage.where(path)} has {found} bytes, not {size}")
+        return size
+
+    def _check_piece(self, piece: Piece, info: TensorInfo) -> None:
+        file = self._file(piece.file)
+        entry = file.entries.get(piece.key)
+        if entry is None or entry.dtype != DTYPES[info.dtype] or entry.num_elements != piece.part.num_elements:
+            raise DamagedError(f"{file.name}: its {piece.key} is not the one that {MANIFEST} speaks of")
 
     # What `verify` asks.
 
     def damages(self, advance: Callable[[int], None] = lambda num_bytes: None) -> list[str]:
         """One line for each file that is not what was written; ``advance`` is told of every stretch of bytes read."""
-        found = [self._damage(name, size, sha, advance) for name, (size, sha) in self.manifest.files.items()]
-        return [line for line in found if line]
+        return damages(self.storage, self.name, self.manifest.files, advance)
 
     def strangers(self) -> list[str]:
         """Files in the folder that the manifest does not know, as an attempt that was cut may leave."""
         return [name for name in self.storage.names(self.name) if name not in {MANIFEST, *self.manifest.files}]
 
-    def _damage(self, name: str, size: int, sha: str, advance: Callable[[int], None]) -> str:
-        path = f"{self.name}/{name}"
-        found, where = self.storage.size(path), self.storage.where(path)
-        if found is None:
-            return f"{where} is missing"
-        if found != size:
-            return f"{where} has {found} bytes, not {size}"
-        total = hashlib.sha256()
-        with self.storage.open(path) as file:
-            while chunk := file.read(CHUNK_BYTES):
-                total.update(chunk)
-                advance(len(chunk))
-        return "" if total.hexdigest() == sha else f"{where} is damaged: its SHA-256 is not the one in {MANIFEST}"
+
+def _lies_in(piece: Piece, info: TensorInfo, wanted: Range) -> bool:
+    """Whether a piece has any row, or any element, of what is wanted."""
+    part = piece.part
+    if isinstance(part, Range):
+        return max(part.start, wanted.start) < min(part.stop, wanted.stop)
+    row = prod(info.shape[1:])
+    return part.offset[0] * row < wanted.stop and wanted.start < (part.offset[0] + part.shape[0]) * row

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 WORKING_PREFIX, WORKING_SUFFIX = ".", ".tmp"
+FORMER, REMOVED = "old", "removed"  # in place of an attempt: what is being replaced, and what is being removed
 
 
 class Storage(Protocol):
-    """What checkpoints ask of the place where they lie. Every method raises OSError where it cannot be done."""
+    """What checkpoints ask of the place where they lie. Every method raises OSError where it cannot be done.
+
+    Attributes:
+        appears_whole: a folder gets its name when it is whole; else file by file, and the manifest comes last.
+    """
+
+    appears_whole: bool
 
     def where(self, name: str = "") -> str:
         """For messages: the path or address of ``name``."""
@@ -49,6 +56,8 @@ class Storage(Protocol):
 class LocalStorage:
     """Files below ``root``: synced, and renamed in one step when they are whole."""
 
+    appears_whole = True
+
     def __init__(self, root: Path) -> None:
         self.root = root
 
@@ -59,9 +68,9 @@ class LocalStorage:
         return f"{WORKING_PREFIX}{name}.{attempt}{WORKING_SUFFIX}"
 
     def publish(self, working: str, name: str) -> None:
-        former = f"{WORKING_PREFIX}{name}.old{WORKING_SUFFIX}"
+        former = self.working_folder(name, FORMER)
         _sync(self.root / working)
-        if (self.root / name).exists():
+        if os.path.lexists(self.root / name):
             self.remove(former)
             os.replace(self.root / name, self.root / former)  # a removal could be cut in the middle
         os.replace(self.root / working, self.root / name)
@@ -99,6 +108,10 @@ class LocalStorage:
     def remove(self, name: str) -> None:
         path = self.root / name
         if path.is_dir() and not path.is_symlink():
+            if not path.name.startswith(WORKING_PREFIX):  # a removal may be cut in the middle
+                hidden = path.with_name(self.working_folder(path.name, REMOVED))
+                shutil.rmtree(hidden, ignore_errors=True)
+                path = path.rename(hidden)
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -106,7 +119,7 @@ class LocalStorage:
     def set_aside(self, name: str, folder: str) -> str:
         target = _free_name(self.root.parent / folder / name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(self.root / name, target)
+        shutil.move(self.root / name, target)
         return str(target)
 
 

@@ -67,9 +67,10 @@ class FileLayout:
             position = end
         self.num_bytes = position
 
-    def header(self) -> bytes:
-        """What stands before the data."""
-        entries = {
+    def header(self, metadata: dict[str, str] | None = None) -> bytes:
+        """What stands before the data; ``metadata`` is what the format calls so, words about the file."""
+        entries: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+        entries |= {
             key: {"dtype": DTYPE_NAMES[e.dtype], "shape": list(e.shape), "data_offsets": [e.start, e.stop]}
             for key, e in self.entries.items()
         }
@@ -107,9 +108,13 @@ class TensorFile:
         try:
             header = json.loads(file.read(length))
             self.entries = {key: _entry(value) for key, value in header.items() if key != "__metadata__"}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DamagedError(f"{name} is no safetensors file: its header cannot be read") from None
-        last = max((entry.stop for entry in self.entries.values()), default=0)
+        last = 0
+        for start, stop in sorted((entry.start, entry.stop) for entry in self.entries.values()):
+            if start != last:
+                raise DamagedError(f"{name} is no safetensors file: its tensors overlap or leave a hole")
+            last = stop
         if self.data_start + last != num_bytes:
             raise DamagedError(f"{name} has {num_bytes} bytes, and its header speaks of {self.data_start + last}")
 
@@ -140,8 +145,10 @@ def _read_into(file: BinaryIO, buffer: bytearray) -> int:
 
 
 def _entry(value: dict[str, Any]) -> Entry:
-    dtype, shape = DTYPES[value["dtype"]], tuple(int(size) for size in value["shape"])
-    start, stop = (int(offset) for offset in value["data_offsets"])
-    if min(shape, default=0) < 0 or start < 0 or stop - start != dtype.itemsize * prod(shape):
+    dtype, shape = DTYPES[value["dtype"]], tuple(value["shape"])
+    start, stop = value["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, start, stop)):
+        raise ValueError
+    if stop - start != dtype.itemsize * prod(shape):
         raise ValueError
     return Entry(dtype, shape, start, stop)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from distmlp.checkpoint.errors import DamagedError
 from distmlp.checkpoint.manifest import MANIFEST, Manifest, TensorInfo, part_from_values, part_values
 from distmlp.checkpoint.reader import STATE
 from distmlp.checkpoint.snapshot import Snapshot
@@ -51,6 +52,7 @@ class StepWriter:
         self.world_size = world_size
         self.stop_waiting = stop_waiting
         self.working = storage.working_folder(self.name, attempt)
+        self.failure = ""
 
     def write_part(self, snapshot: Snapshot, rank_state: dict[str, Any]) -> None:
         """Writes this rank's tensors, then the note that says what they are. ``rank_state`` is JSON.
@@ -61,6 +63,8 @@ class StepWriter:
         file = f"tensors-{self.rank:05d}-of-{self.world_size:05d}.safetensors"
         digest, header = hashlib.sha256(), snapshot.layout.header()
         try:
+            for stale in (MANIFEST, self._note(self.rank), self._failure(self.rank)):  # of another save of this step
+                self.storage.remove(f"{self.working}/{stale}")
             chunks = _hashed(_chunks(header, snapshot.bytes()), digest)
             self.storage.write(f"{self.working}/{file}", chunks)
             note = {
@@ -76,7 +80,8 @@ class StepWriter:
             self._write_json(self._note(self.rank), note)
         except OSError as error:
             reason = f"{self.storage.where(self.working)} cannot be written: {error.strerror or error}"
-            self._tell_failure(reason)
+            self.failure = reason
+            self._tell_failure(file)
             raise SaveError(reason) from None
 
     def commit(self, run_state: dict[str, Any]) -> int:
@@ -86,6 +91,8 @@ class StepWriter:
             SaveError: it cannot be done; what there is of it is removed.
         """
         try:
+            if self.failure:
+                raise SaveError(f"rank {self.rank}: {self.failure}")
             notes = [self._await(rank) for rank in range(self.world_size)]
             manifest = self._manifest(notes)
             state = json.dumps(run_state | {"ranks": [note["state"] for note in notes]}, indent=1).encode()
@@ -97,7 +104,7 @@ class StepWriter:
             self.storage.write(f"{self.working}/{MANIFEST}", [manifest.as_text()])
             self.storage.publish(self.working, self.name)
             return sum(size for size, _ in manifest.files.values())
-        except (OSError, SaveError) as error:
+        except (OSError, SaveError, DamagedError) as error:
             self._remove_working()
             message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             raise SaveError(message) from None
@@ -135,9 +142,12 @@ class StepWriter:
     def _failure(self, rank: int) -> str:
         return f"failure-{self.attempt}-{rank:05d}.json"
 
-    def _tell_failure(self, reason: str) -> None:
+    def _tell_failure(self, file: str) -> None:
+        with suppress(OSError):
+            if self.working != self.name:  # else it may be that of a former checkpoint of this step
+                self.storage.remove(f"{self.working}/{file}")  # on a full disk the words need its room
         with suppress(OSError):  # rank 0 then waits for its patience to end
-            self._write_json(self._failure(self.rank), {"failure": reason})
+            self._write_json(self._failure(self.rank), {"failure": self.failure})
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
         self.storage.write_at_once(f"{self.working}/{name}", json.dumps(values).encode())
@@ -149,7 +159,9 @@ class StepWriter:
 
     def _remove_working(self) -> None:
         with suppress(OSError):  # the next start of the run clears it
-            self.storage.remove(self.working)
+            # In an object store the former checkpoint of this step may still be there: whoever reads it verifies it.
+            if self.working != self.name or self.storage.size(f"{self.working}/{MANIFEST}") is None:
+                self.storage.remove(self.working)
 
 
 def folder_name(step: int) -> str:

@@ -105,6 +105,11 @@ class TrainLoader:
         self.world_size = world_size
         self.with_sample_ids = with_sample_ids
         self.sampler = EpochOrder(len(split), seed)
+        self.first = (0, 0)
+
+    def start_at(self, epoch: int, samples: int) -> None:
+        """Makes ``epoch`` start after its first ``samples``, which a resumed run has seen."""
+        self.first = epoch, samples
 
     def __len__(self) -> int:
         """Optimizer steps in an epoch."""
@@ -115,7 +120,8 @@ class TrainLoader:
         split = self.split.in_epoch(self.sampler.epoch) if isinstance(self.split, TokenSplit) else self.split
         count = target_counter(split)
         block = max(1, POSITIONS_AT_ONCE // size) * size
-        for block_start in range(0, num_samples, block):
+        first = self.first[1] if self.sampler.epoch == self.first[0] else 0
+        for block_start in range(first, num_samples, block):
             samples = self.sampler.positions(block_start, min(block_start + block, num_samples))
             for start in range(0, len(samples), size):
                 batch = samples[start : start + size]

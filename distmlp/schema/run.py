@@ -36,7 +36,23 @@ class Trainer(Section):
 
 
 class Checkpoint(Section):
-    every_steps: PositiveInt | None = Field(None, description="also writes weights every so many steps")
+    every_steps: PositiveInt | None = Field(None, description="saves every so many steps, and always at the end")
+    every_minutes: PositiveFloat | None = Field(None, description="saves every so many minutes")
+    every_epochs: PositiveInt | None = Field(None, description="saves every so many epochs")
+    keep_last: PositiveInt | None = Field(3, description="keeps so many of the newest; null: all")
+    keep_best: PositiveInt | None = Field(None, description="also keeps so many of the best by checkpoint.metric")
+    metric: str = Field("val/loss", description="what is best; lower is, but for accuracy and the like")
+    keep_every_steps: PositiveInt | None = Field(None, description="also keeps, for good, those of every so many steps")
+    asynchronous: bool = Field(True, description="writes while training goes on")
+    when_busy: Literal["wait", "skip"] = Field("wait", description="what a save does that finds one in hand")
+    dir: str | None = Field(None, description="where to, a path or URL (s3://…); null: the run folder")
+
+
+class Resume(Section):
+    source: str = Field("auto", description="resume=auto: goes on if it can; never; must; or a run or checkpoint")
+    allow: list[Literal["data", "optimizer", "seed", "batch"]] = Field(
+        [], description="differences that do not stop a resume"
+    )
 
 
 class Tracking(Section):

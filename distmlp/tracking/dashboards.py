@@ -19,10 +19,14 @@ class TensorBoard(TensorBoardLogger):
             log.warning("TensorBoard failed (%s): its last events are missing", one_line(error))
 
 
-def tensorboard_logger(run_folder: Path) -> Logger | None:
-    """Event files in ``run_folder/tensorboard``. None, with a warning, where they cannot be made."""
+def tensorboard_logger(run_folder: Path, resumed_at: int | None) -> Logger | None:
+    """Event files in ``run_folder/tensorboard``. None, with a warning, where they cannot be made.
+
+    Events after the step ``resumed_at`` that an earlier start has left are hidden: the run takes these steps again.
+    """
+    purge = {} if resumed_at is None else {"purge_step": resumed_at + 1}
     try:
-        logger = TensorBoard(save_dir=str(run_folder), name="tensorboard", version="")
+        logger = TensorBoard(save_dir=str(run_folder), name="tensorboard", version="", **purge)  # type: ignore[arg-type]
         assert logger.experiment is not None  # made here, where a fault of it can be passed over
     except Exception as error:
         log.warning("TensorBoard did not start (%s): the run goes on without it", one_line(error))

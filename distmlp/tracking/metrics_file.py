@@ -17,6 +17,23 @@ class MetricsFile:
         self.path = path
         self.failed = False
 
+    def go_back_to(self, step: int, discarded: Path) -> float:
+        """Takes out the lines of steps after ``step``, which a resumed run takes again; they go to ``discarded``.
+
+        Returns:
+            seconds of the last line that stays.
+        """
+        lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
+        values = [json.loads(line) if line.endswith(b"\n") else {"step": math.inf} for line in lines]
+        stays = [value["step"] <= step for value in values]
+        if not all(stays):
+            with discarded.open("ab") as file:
+                file.writelines(line for line, kept in zip(lines, stays, strict=True) if not kept)
+            temporary = self.path.with_name(f".{self.path.name}.tmp")
+            temporary.write_bytes(b"".join(line for line, kept in zip(lines, stays, strict=True) if kept))
+            os.replace(temporary, self.path)
+        return max((value["seconds"] for value, kept in zip(values, stays, strict=True) if kept), default=0.0)
+
     def append(self, lines: list[dict[str, Any]]) -> None:
         """Writes ``lines``; a value that is no finite number becomes null, since JSON has no word for it."""
         block = "".join(json.dumps(_finite(line)) + "\n" for line in lines).encode()

@@ -47,11 +47,12 @@ class Recorder(lightning.Callback):
         self.latest = latest
         self.best = best
         self.started = self.flushed = time.time()
+        self.seconds_before = 0.0  # of training, before a resumed run went on
         self.results: list[dict[str, Any]] = []
         self.in_flight: InFlight | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self.started = time.time()
+        self.started = time.time() - self.seconds_before
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
         if time.time() - self.flushed >= FLUSH_SECONDS:
@@ -63,15 +64,16 @@ class Recorder(lightning.Callback):
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._keep_results(pl_module)
-        self._flush_all(trainer, pl_module)
+        self.flush_all(trainer, pl_module)
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        self._flush_all(trainer, pl_module)
+        self.flush_all(trainer, pl_module)
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._flush_all(trainer, pl_module)
+        self.flush_all(trainer, pl_module)
 
-    def _flush_all(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+    def flush_all(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Writes all that was logged so far. Waits for the device."""
         self._flush(trainer, pl_module)
         self._write_arrived(trainer)
 

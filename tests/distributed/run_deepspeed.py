@@ -41,7 +41,18 @@ def train(words: list[str], folder: Path) -> tuple[Any, dict[str, torch.Tensor],
     network = build.build_network(config, data)
     strategy: Any = build.build_strategy(config, config.strategy, WORLD, "cpu")
     module = build.build_module(config, data, network, WORLD)
-    made = build.build_run(config, data, strategy, WORLD, folder, composed.values, Console(file=io.StringIO()))
+    made = build.build_run(
+        config,
+        data,
+        strategy,
+        WORLD,
+        strategy_name=config.strategy.name,
+        run_folder=folder,
+        attempt="test",
+        reader=None,
+        values=composed.values,
+        console=Console(file=io.StringIO()),
+    )
     made.trainer.fit(
         module,
         build.train_loader(config, data, WORLD),

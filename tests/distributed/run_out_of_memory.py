@@ -69,7 +69,18 @@ def train(case: dict[str, Any], folder: Path, world: World) -> None:
     let_fail(module, world, case["fails"])
     if world.rank == 0:
         folder.mkdir()
-    run = build.build_run(config, data, strategy, world, folder, composed.values, Console(file=io.StringIO()))
+    run = build.build_run(
+        config,
+        data,
+        strategy,
+        world,
+        strategy_name=chosen.name,
+        run_folder=folder,
+        attempt="test",
+        reader=None,
+        values=composed.values,
+        console=Console(file=io.StringIO()),
+    )
     run.trainer.fit(
         module, build.train_loader(config, data, world), build.evaluation_loader(config, data, world, "validation")
     )

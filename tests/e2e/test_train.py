@@ -125,11 +125,16 @@ def test_a_killed_run_leaves_whole_files(process_environment: dict[str, str], me
     steps = [line["step"] for line in metrics(folder) if "train/loss" in line]
     assert steps == list(range(10, 10 * len(steps) + 1, 10))
 
-    from distmlp.checkpoint.weights import read_newest
+    from distmlp.checkpoint.reader import CheckpointReader
+    from distmlp.checkpoint.select import newest_sound
+    from distmlp.checkpoint.storage import LocalStorage
 
-    _, weights, state = read_newest(folder)
-    assert state["step"] % 20 == 0
-    assert weights["blocks.0.0.weight"].isfinite().all()
+    storage = LocalStorage(folder / "checkpoints")
+    name = newest_sound(storage, report=pytest.fail)
+    assert name is not None
+    with CheckpointReader(storage, name) as reader:
+        assert reader.state["step"] % 20 == 0
+        assert reader.whole("weights", "blocks.0.0.weight").isfinite().all()
     yaml.safe_load((folder / "config.yaml").read_text())
     json.loads((folder / "environment.json").read_text())
     assert not (folder / "summary.json").exists()

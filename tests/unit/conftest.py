@@ -48,6 +48,15 @@ class Fitted:
         """The lines of training steps."""
         return [line for line in self.lines if "train/loss" in line]
 
+    def saved(self, kind: str = "weights") -> dict[str, Any]:
+        """What the last checkpoint holds of a kind, whole, by name."""
+        from distmlp.checkpoint.reader import CheckpointReader
+        from distmlp.checkpoint.storage import LocalStorage
+
+        storage = LocalStorage(self.folder / "checkpoints")
+        with CheckpointReader(storage, storage.names()[-1]) as reader:
+            return {name: reader.whole(kind, name) for name in reader.names(kind)}
+
     @property
     def weights(self) -> dict[str, Any]:
         return dict(self.module.network.state_dict())
@@ -99,7 +108,18 @@ def fit(frozen: Path, tmp_path: Path) -> Callable[..., Fitted]:
         console = Console(file=shown, force_terminal=terminal, width=width)
         chosen, _ = build.choose_strategy(config, module.network, world, "cpu")
         strategy = build.build_strategy(config, chosen, world, "cpu")
-        run = build.build_run(config, data, strategy, world, folder, composed.values, console)
+        run = build.build_run(
+            config,
+            data,
+            strategy,
+            world,
+            strategy_name=chosen.name,
+            run_folder=folder,
+            attempt="test",
+            reader=None,
+            values=composed.values,
+            console=console,
+        )
         fitted = Fitted(folder, config, data, module, run, shown)
         prepare(fitted)
         run.trainer.fit(

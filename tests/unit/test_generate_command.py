@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from distmlp.apps import generate as app
-from distmlp.checkpoint.weights import write_weights
+from distmlp.checkpoint.storage import LocalStorage
+from distmlp.checkpoint.whole import write_whole
 from distmlp.compose import compose
 from distmlp.data.vocabulary import Vocabulary
 from distmlp.errors import ConfigError
@@ -32,7 +33,7 @@ def new_run(folder: Path, vocabulary: Vocabulary, *words: str) -> Path:
     vocabulary.save(folder / "vocabulary.json")
     torch.manual_seed(5)
     network = GPT(input_shape=(POSITIONS,), num_outputs=vocabulary.size, num_layers=1, num_heads=2, width=16)
-    write_weights(folder / "checkpoints", 7, dict(network.state_dict()), {"step": 7})
+    write_whole(LocalStorage(folder / "checkpoints"), 7, {"weights": dict(network.state_dict())}, {"step": 7})
     return folder
 
 

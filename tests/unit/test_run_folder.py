@@ -11,7 +11,7 @@ import pytest
 
 from distmlp import __version__
 from distmlp.errors import ConfigError
-from distmlp.run_folder import create, describe_environment, new_run_id, write_json, write_text
+from distmlp.run_folder import describe_environment, new_run_id, open_or_create, write_json, write_text
 from distmlp.schema.run import Run
 
 
@@ -25,19 +25,16 @@ def test_ids_differ_sort_by_time_and_are_valid_names() -> None:
 
 
 def test_a_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    folder = create(str(tmp_path / "a" / "runs"), "digits-mlp", "one")
+    folder = open_or_create(str(tmp_path / "a" / "runs"), "digits-mlp", "one")
     assert folder == tmp_path / "a" / "runs" / "digits-mlp" / "one"
     assert [path.name for path in folder.iterdir()] == ["logs"]
-    assert create(str(tmp_path / "a" / "runs"), "digits-mlp", "two") != folder
+    assert open_or_create(str(tmp_path / "a" / "runs"), "digits-mlp", "two") != folder
 
 
-def test_an_existing_run_is_refused_and_left_alone(tmp_path: Path) -> None:
-    folder = create(str(tmp_path), "name", "id")
+def test_a_run_folder_that_is_there_is_opened_and_left_alone(tmp_path: Path) -> None:
+    folder = open_or_create(str(tmp_path), "name", "id")
     (folder / "metrics.jsonl").write_text("{}\n")
-    (folder / "logs").rmdir()
-    with pytest.raises(ConfigError, match=r"/name/id exists: leave run\.id unset, or choose another$"):
-        create(str(tmp_path), "name", "id")
-    assert [path.name for path in folder.iterdir()] == ["metrics.jsonl"]
+    assert open_or_create(str(tmp_path), "name", "id") == folder
     assert (folder / "metrics.jsonl").read_text() == "{}\n"
 
 
@@ -48,7 +45,7 @@ def test_a_root_that_cannot_hold_folders_is_named(blocked: str, tmp_path: Path) 
     in_the_way.write_text("a file")
     message = r"^cannot make the run folder .*/runs/name/id: Not a directory; choose another run\.root$"
     with pytest.raises(ConfigError, match=message):
-        create(str(tmp_path / "runs"), "name", "id")
+        open_or_create(str(tmp_path / "runs"), "name", "id")
     assert in_the_way.read_text() == "a file"
 
 

@@ -8,8 +8,6 @@ import lightning
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from distmlp.checkpoint.weights import AVERAGE, WEIGHTS, read_newest
-
 Fit = Callable[..., Any]
 DECAY = 0.8
 
@@ -30,19 +28,18 @@ def test_the_checkpoint_holds_torchs_average_beside_the_weights(fit: Fit) -> Non
     reference = Reference()
     averaged = fit(f"trainer.ema_decay={DECAY}", prepare=lambda fitted: fitted.run.trainer.callbacks.append(reference))
     plain = fit()
-    checkpoint, average, state = read_newest(averaged.folder)
-    assert state["step"] == 8
-    assert {path.name for path in checkpoint.iterdir()} >= {AVERAGE, WEIGHTS}
+    average, weights = averaged.saved("average"), averaged.saved()
     expected = reference.model.module.state_dict()
     assert max(float((average[name] - expected[name]).abs().max()) for name in expected) <= 1e-7
     # Training itself does not see the average, and the weights are back after each validation.
     assert all(torch.equal(averaged.weights[name], weight) for name, weight in plain.weights.items())
+    assert all(torch.equal(weights[name], weight) for name, weight in plain.weights.items())
     assert any(not torch.equal(average[name], weight) for name, weight in plain.weights.items())
 
 
 def test_validation_measures_the_average(fit: Fit) -> None:
     averaged, plain = fit(f"trainer.ema_decay={DECAY}"), fit()
-    _, average, _ = read_newest(averaged.folder)
+    average = averaged.saved("average")
     network, data = copy.deepcopy(averaged.module.network), averaged.data
     network.load_state_dict(average)
     inputs, targets = data.validation.batch(torch.arange(len(data.validation)))

@@ -89,7 +89,7 @@ def test_the_bar_stays_on_one_line_of_the_terminal(width: int) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=width)
     made = ProgressReport(900, dict(LATEST), "accuracy", console)
-    made.on_train_start(None, None)  # type: ignore[arg-type]
+    made.on_train_start(None, SimpleNamespace(position=SimpleNamespace(step=0, samples=0)))  # type: ignore[arg-type]
     for step in (10, 230, 899):
         made._show(SimpleNamespace(step=step, epoch=9, samples=64 * step))
     made.on_train_end(None, SimpleNamespace(position=SimpleNamespace(step=900, epoch=9, samples=57600)))  # type: ignore[arg-type]

@@ -133,4 +133,4 @@ def test_a_full_disk_ends_neither_the_run_nor_its_other_files(
     assert any(message.startswith("metrics.jsonl cannot be written") for message in warnings_logged)
     (dashboard,) = [message for message in warnings_logged if message.startswith("TensorBoard")]  # said once
     assert "File too large" in dashboard
-    assert any(message.startswith("the checkpoint of step 80") for message in warnings_logged) == (num_bytes == 300)
+    assert any(message.startswith("the checkpoint of step 80") for message in warnings_logged)
