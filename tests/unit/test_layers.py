@@ -34,7 +34,7 @@ LAYERS = (
     ),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),
-    layer("uses", "bench doctor compress explain export generate privacy report summary", apart=True),
+    layer("uses", "bench doctor compress explain export foreign generate privacy report summary", apart=True),
     layer("build", "build"),
     layer("apps", "cli __main__ apps"),
 )
