@@ -6,11 +6,11 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 export PIP_USE_PEP517 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test parity check format wheel clean
+.PHONY: help train test parity resume-matrix check format wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 train: .venv/.train-ready ## train the default experiment
 	$(BIN)/distmlp train
@@ -18,11 +18,16 @@ train: .venv/.train-ready ## train the default experiment
 test: .venv/.dev-ready ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-# What each strategy gives against the others; `make test` has a part of it.
+# `make test` has a part of these two.
 parity: .venv/.dev-ready ## compare every strategy with the others, write docs/parity.md
 	rm -rf build/parity
-	DISTMLP_PARITY=$(CURDIR)/build/parity $(BIN)/python -m pytest -q tests/distributed
+	DISTMLP_PARITY=$(CURDIR)/build/parity $(BIN)/python -m pytest -q tests/distributed/test_parity.py
 	PYTHONPATH=tests/distributed $(BIN)/python -m parity.report build/parity docs/parity.md
+
+resume-matrix: .venv/.dev-ready ## resume from every strategy under every other, write docs/resume-matrix.md
+	rm -rf build/resume-matrix
+	DISTMLP_RESUME_MATRIX=$(CURDIR)/build/resume-matrix $(BIN)/python -m pytest -q tests/distributed/test_resume_matrix.py
+	PYTHONPATH=tests/distributed $(BIN)/python -m parity.resume_report build/resume-matrix docs/resume-matrix.md
 
 check: .venv/.dev-ready ## format, lint, types and layers, without changing a file
 	$(BIN)/ruff format --check

@@ -115,8 +115,9 @@ def _be_rank(job: Job, rank: int, port: int) -> int:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ.update({key: str(value) for key, value in (ranks | address).items()})
     _probe(Path(job.folder) / f"held-{rank}.json")
-    targets = [word for word in job.words if word.startswith("allow_targets")]  # a frozen file may not say them
-    return train.run([f"--config={Path(job.folder) / 'case.yaml'}", *targets])
+    # What a frozen file may not say.
+    words = [word for word in job.words if word.startswith(("allow_targets", "resume", "run.id"))]
+    return train.run([f"--config={Path(job.folder) / 'case.yaml'}", *words])
 
 
 def _probe(path: Path) -> None:

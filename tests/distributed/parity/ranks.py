@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
+from torch import Tensor
+
+from distmlp.checkpoint.reader import CheckpointReader
+from distmlp.checkpoint.storage import LocalStorage
 
 LAST_LINES = 40
 
@@ -41,8 +44,19 @@ class Outcome:
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
         """Of the last checkpoint."""
-        *_, path = sorted(self.folder.glob("*/*/checkpoints/step-*/model.safetensors"))
-        return dict(load_file(path))
+        return {name: tensor.numpy() for name, tensor in self.tensors()["weights"].items()}
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The oldest first."""
+        return sorted(self.folder.glob("*/*/checkpoints/step-*"))
+
+    def tensors(self, step: int | None = None) -> dict[str, dict[str, Tensor]]:
+        """All tensors of a checkpoint, whole, by kind and name; of the last one, unless a ``step`` is given."""
+        found = [path for path in self.checkpoints if step is None or int(path.name.removeprefix("step-")) == step]
+        with CheckpointReader(LocalStorage(found[-1].parent), found[-1].name) as reader:
+            assert reader.damages() == []
+            return {kind: {name: reader.whole(kind, name) for name in reader.names(kind)} for kind in reader.kinds()}
 
     @cached_property
     def held_bytes(self) -> list[dict[str, int]]:
@@ -77,14 +91,16 @@ class Ranks:
         )
         self._answer()
 
-    def run(self, name: str, words: list[str], world_size: int, seconds: float = 100.0) -> Outcome:
-        """Trains on ``world_size`` ranks.
+    def run(
+        self, name: str, words: list[str], world_size: int, seconds: float = 100.0, is_again: bool = False
+    ) -> Outcome:
+        """Trains on ``world_size`` ranks; ``is_again``: in a folder that is there.
 
         Raises:
             AssertionError: a rank failed or did not end in time; the message holds the end of the ranks' logs.
         """
         folder = self.scratch / name
-        folder.mkdir()
+        folder.mkdir(exist_ok=is_again)
         job = {"folder": str(folder), "words": words, "world_size": world_size, "seconds": seconds}
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job) + "\n")
