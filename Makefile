@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 export PIP_USE_PEP517 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test parity resume-matrix check format wheel clean
+.PHONY: help train test parity resume-matrix disk-access check format wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -28,6 +28,12 @@ resume-matrix: .venv/.dev-ready ## resume from every strategy under every other,
 	rm -rf build/resume-matrix
 	DISTMLP_RESUME_MATRIX=$(CURDIR)/build/resume-matrix $(BIN)/python -m pytest -q tests/distributed/test_resume_matrix.py
 	PYTHONPATH=tests/distributed $(BIN)/python -m parity.resume_report build/resume-matrix docs/resume-matrix.md
+
+COMPILE := from distmlp.strategy import deepspeed_io, deepspeed_process as p; \
+    p.import_deepspeed("cpu"); deepspeed_io.load_disk_access("cpu")
+
+disk-access: .venv/.dev-ready ## compile what strategy=deepspeed_zero3_nvme and its tests need; takes minutes
+	$(BIN)/python -c '$(COMPILE)'
 
 check: .venv/.dev-ready ## format, lint, types and layers, without changing a file
 	$(BIN)/ruff format --check

@@ -99,6 +99,11 @@ def _check_disk(config: Config, strategy: DeepSpeedStrategy, device_type: str) -
             f"trainer.ema_decay does not work with strategy={strategy.name}, whose weights lie on the disk between two "
             "steps: use strategy=deepspeed_zero3_offload"
         )
+    if config.optimizer.name == "adagrad" and strategy.offload_optimizer == "nvme":
+        raise ConfigError(
+            "optimizer=adagrad does not work with strategy.offload_optimizer=nvme: DeepSpeed makes its states while "
+            "the weights are on the disk, and they are empty; use strategy.offload_optimizer=cpu, or optimizer=adamw"
+        )
     if device_type == "cpu" and strategy.offload_parameters == "nvme" and config.precision.name == "fp32":
         raise ConfigError(
             "precision=fp32 does not work with strategy.offload_parameters=nvme on a CPU: DeepSpeed rounds the weights "

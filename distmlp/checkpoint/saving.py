@@ -138,6 +138,7 @@ class Saving(lightning.Callback):
         self.saver.save(
             position.step, strategy.shards(average), rank_state, run_state if trainer.is_global_zero else None
         )
+        strategy.after_checkpoint()
 
     def _run_state(self, trainer: Any, module: Any) -> dict[str, Any]:
         position, strategy = module.position, trainer.strategy

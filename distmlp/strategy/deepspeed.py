@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distmlp.strategy.base import ParallelSpread, num_bytes, optimizer_tensors
 from distmlp.strategy.deepspeed_config import ZeroOptions, deepspeed_config
+from distmlp.strategy.deepspeed_disk import write_flat, write_partition
 from distmlp.strategy.deepspeed_held import HeldByDeepSpeed
 from distmlp.strategy.deepspeed_io import load_disk_access, own_folder
 from distmlp.strategy.deepspeed_late import LateExchange
@@ -90,6 +91,7 @@ class DeepSpeed(HeldByDeepSpeed, ParallelSpread):
     ) -> Tensor | None:
         assert max_norm == self.max_norm, "the engine clips to what it was made with"
         assert max_value is None
+        self.staging = None
         self.engine.step()
         return None if max_norm is None else torch.as_tensor(self.engine.get_global_grad_norm())
 
@@ -140,17 +142,21 @@ class DeepSpeed(HeldByDeepSpeed, ParallelSpread):
 
     def local_master_weights(self) -> list[Tensor]:
         """This rank's part of each group of weights, flat and padded: views, to be read and written."""
-        return [flat.detach() for flat in flat_masters(self.sharded)]
+        return [flat.weights for flat in self.flats()]
 
     @torch.no_grad()
     def publish_master_weights(self) -> None:
-        """Makes the network's weights those of `local_master_weights`, after these were written."""
+        """Makes the network's weights those of `local_master_weights`, after these or `shards` were written."""
         if self.zero.stage < 3:
             self.sharded.update_lp_params()
             return
         self.after_evaluation()  # what is still gathered would be used as it is
-        for group in range(len(self.sharded.fp16_groups)):
-            self.sharded._reassign_or_swap_out_partitioned_parameters(group)
+        for group, flat in enumerate(self.flats()):
+            write_flat(self.sharded, group, flat)
+        if self.staging is not None:
+            for parameter, values in self.staging.frozen.values():
+                write_partition(parameter, values)
+        self.staging = None
         if self.sharded.persistent_parameters:
             self.sharded.persistent_parameters[0].all_gather(self.sharded.persistent_parameters)
         self.sharded.invalidate_secondary_tensor()

@@ -11,6 +11,8 @@ import torch
 from distmlp.strategy.precision import Precision
 
 NEVER = 2**62  # steps between two reports of DeepSpeed's
+WEIGHTS_IN_MEMORY = 10**9  # of a rank: those beyond lie on the disk, where weights are offloaded to it
+WEIGHTS_AT_ONCE = 10**8  # largest part of a parameter that is read from the disk: DeepSpeed allocates five such buffers
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,10 @@ def _zero(zero: ZeroOptions, device_type: str, num_elements: int) -> dict[str, A
             "zero_quantized_weights": zero.quantized_weights,
             "zero_quantized_gradients": zero.quantized_gradients,
         }
+    if zero.offload_parameters == "nvme":
+        section["offload_param"] |= {"max_in_cpu": WEIGHTS_IN_MEMORY, "buffer_size": min(WEIGHTS_AT_ONCE, num_elements)}
+        # DeepSpeed 0.19.8 prefetches a weight from the disk twice at once, and ends with an error.
+        section["stage3_prefetch_bucket_size"] = 0
     return section
 
 

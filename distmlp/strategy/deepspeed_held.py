@@ -5,26 +5,37 @@ from typing import Any
 
 from torch import Tensor
 
-from distmlp.errors import ConfigError
 from distmlp.shards import Place, Shard
 from distmlp.strategy.deepspeed_config import ZeroOptions
+from distmlp.strategy.deepspeed_disk import Flat, Staging, in_memory, partition_is_on_disk, read_flats, read_partition
 from distmlp.strategy.deepspeed_places import Piece, flat_masters, named, partition_memory, partition_place, pieces
 from distmlp.strategy.held import Held
-from distmlp.strategy.optimizer_states import number_states, set_numbers, step_in_place, tensor_states
+from distmlp.strategy.optimizer_states import number_states, set_numbers, step_in_place
 
 
 class HeldByDeepSpeed(Held):
-    """A mixin of the strategy. Until there is an engine, it holds what any replica holds."""
+    """A mixin of the strategy. Until there is an engine, it holds what any replica holds.
+
+    What lies on a disk between two steps is copied into host memory when `shards` or `local_master_weights` first ask
+    for it: all that this rank has of the weights and their states. It stays there until `publish_master_weights` writes
+    it back, or `after_checkpoint` or the next step drops it.
+    """
 
     engine: Any
     sharded: Any
     zero: ZeroOptions
+    staging: Staging | None = None
 
     def part_of(self, name: str, tensor: Tensor) -> tuple[Place, Tensor]:
         if not hasattr(tensor, "ds_tensor"):  # frozen under ZeRO-1 and -2, or a buffer
             return super().part_of(name, tensor)
         place = partition_place(self.sharded, name, tensor)
+        if partition_is_on_disk(tensor):
+            return place, self._frozen_partition(name, tensor)[: place.part.num_elements]
         return place, partition_memory(place, tensor)
+
+    def after_checkpoint(self) -> None:
+        self.staging = None
 
     def average_places(self) -> list[Place]:
         if self.engine is None:
@@ -40,17 +51,17 @@ class HeldByDeepSpeed(Held):
         if self.engine is None:
             yield from super().trained_shards()
             return
-        flats = self._flats()
+        flats = self.flats()
         for piece in self._pieces():
             flat = flats[piece.group]
-            yield Shard("weights", piece.place, piece.of(flat))
-            for key, state in tensor_states(flat, self._flat_state(flat)).items():
+            yield Shard("weights", piece.place, piece.of(flat.weights))
+            for key, state in flat.states.items():
                 yield Shard(f"optimizer/{key}", piece.place, piece.of(state))
 
     def scalars(self) -> dict[str, dict[str, float]]:
         if self.engine is None:
             return super().scalars()
-        numbers = [number_states(flat, self._flat_state(flat)) for flat in self._flats()]
+        numbers = [number_states(flat, self._flat_state(flat)) for flat in flat_masters(self.sharded)]
         held = [piece for piece in self._pieces() if piece.place.part.num_elements]
         return {piece.place.name: numbers[piece.group] for piece in held if numbers[piece.group]}
 
@@ -59,7 +70,7 @@ class HeldByDeepSpeed(Held):
         if self.engine is None:
             super().load_scalars(values)
             return
-        flats = self._flats()
+        flats = flat_masters(self.sharded)
         for piece in self._pieces():
             flat = flats[piece.group]
             set_numbers(flat, self._flat_state(flat), values.get(piece.place.name, {}))
@@ -84,20 +95,28 @@ class HeldByDeepSpeed(Held):
         if self.engine is None or self.zero.stage < 3:
             step_in_place(optimizer)
             return
-        for group, flat in enumerate(self._flats()):
+        self.staging = None
+        for group, flat in enumerate(flat_masters(self.sharded)):
             members = optimizer.param_groups[self.sharded.sub_group_to_group_id[group]]
             members["params"] = [flat]  # ZeRO-3 leaves its optimizer without parameters between two steps
-            step_in_place(optimizer)
+            with in_memory(self.sharded, group, writes=True):
+                step_in_place(optimizer)
             members["params"] = []
 
-    def _flats(self) -> list[Tensor]:
-        """The tensors that are stepped. Raises a `ConfigError` where they are not in memory."""
-        if self.zero.uses_disk:
-            raise ConfigError(
-                "no checkpoint can be written or read under strategy=deepspeed_zero3_nvme, whose weights and optimizer "
-                "states lie on the disk between two steps: use strategy=deepspeed_zero3_offload"
-            )
-        return flat_masters(self.sharded)
+    def flats(self) -> list[Flat]:
+        """What is stepped, with its states: views of it, or the copies of what lies on a disk."""
+        return self._staged().flats if self.zero.uses_disk else read_flats(self.sharded)
+
+    def _staged(self) -> Staging:
+        if self.staging is None:
+            self.staging = Staging(read_flats(self.sharded))
+        return self.staging
+
+    def _frozen_partition(self, name: str, parameter: Any) -> Tensor:
+        frozen = self._staged().frozen
+        if name not in frozen:
+            frozen[name] = (parameter, read_partition(parameter))
+        return frozen[name][1]
 
     def _pieces(self) -> list[Piece]:
         assert self.network is not None

@@ -49,9 +49,14 @@ def load_disk_access(device_type: str) -> None:
     with FileLock(folder / "distmlp.lock"):
         for stale in folder.glob("*/lock"):  # nobody else builds here now
             stale.unlink()
-        if not (folder / "async_io" / "async_io.so").is_file():
+        if not is_compiled(device_type):
             log.warning("compiling DeepSpeed's disk access into %s: once on this machine, some minutes", folder)
         AsyncIOBuilder().load(verbose=False)
+
+
+def is_compiled(device_type: str) -> bool:
+    """Whether this machine has it already."""
+    return (_folder(device_type) / "async_io" / "async_io.so").is_file()
 
 
 def _folder(device_type: str) -> Path:

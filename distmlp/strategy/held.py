@@ -38,6 +38,9 @@ class Held:
     def before_checkpoint(self) -> None:
         """Makes equal what several ranks hold a copy of. All ranks must call it."""
 
+    def after_checkpoint(self) -> None:
+        """Frees what `shards` had to bring into memory, once it was copied."""
+
     def average_places(self) -> list[Place]:
         """Where the tensors of `local_master_weights` lie."""
         return [self.part_of(name, parameter)[0] for name, parameter in self.parameters_held(trainable=True)]

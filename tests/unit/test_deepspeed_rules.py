@@ -32,6 +32,7 @@ def check(*words: str, device_type: str = "cpu") -> None:
         ("strategy=deepspeed_zeropp", *UNQUANTIZED),
         (*NVME, "precision=bf16_mixed"),
         (*NVME, "strategy.offload_parameters=cpu"),
+        (*NVME, "precision=bf16_mixed", "strategy.offload_optimizer=cpu", "optimizer=adagrad"),
     ],
 )
 def test_what_works_passes(words: tuple[str, ...]) -> None:
@@ -74,6 +75,10 @@ def test_quantization_passes_on_cuda() -> None:
         ),
         (("strategy=deepspeed_zero3_nvme",), r"^strategy=deepspeed_zero3_nvme needs strategy\.nvme_path=FOLDER"),
         (NVME, r"^precision=fp32 does not .* use precision=bf16_mixed, or strategy\.offload_parameters=cpu$"),
+        (
+            (*NVME, "precision=bf16_mixed", "optimizer=adagrad"),
+            r"^optimizer=adagrad does not .* use strategy\.offload_optimizer=cpu, or optimizer=adamw$",
+        ),
         ((*NVME, "trainer.ema_decay=0.9"), r"^trainer\.ema_decay does not .*: use strategy=deepspeed_zero3_offload$"),
         (
             ("strategy=deepspeed_zero2_offload", "precision=bf16_true"),

@@ -143,3 +143,16 @@ def test_training_goes_on_while_a_save_is_written(
     assert reached == list(range(1, 9))
     assert steps(fitted) == saved
     assert sum("is left out" in message for message in warnings_logged) == (3 if when_busy == "skip" else 0)
+
+
+def test_the_strategy_is_told_when_what_it_gave_was_copied(fit: Fit) -> None:
+    calls: list[str] = []
+
+    def prepare(fitted: Any) -> None:
+        strategy = fitted.run.trainer.strategy
+        shards, after = strategy.shards, strategy.after_checkpoint
+        strategy.shards = lambda average: (calls.append("shards"), shards(average))[1]
+        strategy.after_checkpoint = lambda: (calls.append("after"), after())[1]
+
+    fit("checkpoint.every_steps=4", prepare=prepare)
+    assert calls == ["shards", "after", "shards", "after"]

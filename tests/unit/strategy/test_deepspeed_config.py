@@ -52,7 +52,9 @@ def test_gradients_are_exchanged_as_asked() -> None:
 def test_offloading() -> None:
     zero = config(offload_optimizer="cpu", offload_parameters="nvme", nvme_path="/scratch", device_type="cuda")
     assert zero["zero_optimization"]["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
-    assert zero["zero_optimization"]["offload_param"] == {"device": "nvme", "pin_memory": True, "nvme_path": "/scratch"}
+    disk = {"device": "nvme", "pin_memory": True, "nvme_path": "/scratch", "max_in_cpu": 10**9, "buffer_size": 1000}
+    assert zero["zero_optimization"]["offload_param"] == disk, "DeepSpeed allocates five buffers of that size"
+    assert zero["zero_optimization"]["stage3_prefetch_bucket_size"] == 0
     assert config()["zero_optimization"]["offload_param"] == {"device": "none"}
 
 

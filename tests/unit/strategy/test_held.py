@@ -1,6 +1,5 @@
 """What is read of an optimizer and a loss scaler, and written back: without ranks, which tests/distributed has."""
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from distmlp.errors import ConfigError
 from distmlp.optimizer import DEFAULTS, build_optimizer
 from distmlp.strategy.deepspeed import DeepSpeed
 from distmlp.strategy.deepspeed_config import ZeroOptions
@@ -124,11 +122,3 @@ def test_the_scaler_of_deepspeed_has_the_same_words(monkeypatch: pytest.MonkeyPa
     assert len(set(scales)) > 1
     other.load_scaler_state({"scale": 8.0, "growth_tracker": 1.0})  # torch's
     assert other.scaler_state()["scale"] == 8.0
-
-
-def test_states_on_a_disk_are_refused(tmp_path: Path) -> None:
-    strategy = zero(stage=3, offload_optimizer="nvme", nvme_path=str(tmp_path))
-    strategy.engine, strategy.network = SimpleNamespace(optimizer=None), Scaled()
-    for use in (strategy.shards, strategy.scalars, lambda: strategy.prepare_states(None)):
-        with pytest.raises(ConfigError, match="deepspeed_zero3_nvme"):
-            use()
