@@ -90,8 +90,8 @@ def main() -> None:
     torch.set_num_threads(1)
     form_process_group(WORLD, "gloo")
     for case in cases:
-        (folder / f"run-{case['name']}-{WORLD.rank}").mkdir()
-        strategy, weights, losses = train(case["words"], folder / f"run-{case['name']}-{WORLD.rank}")
+        (folder / f"run-{case['name']}").mkdir(exist_ok=True)
+        strategy, weights, losses = train(case["words"], folder / f"run-{case['name']}")
         found: dict[str, Any] = {"losses": losses}
         if case["name"].startswith("deepspeed"):
             engine = weakref.ref(strategy.engine)
