@@ -47,6 +47,7 @@ class Saver:
         self.on_saved = on_saved
         self.snapshot = Snapshot(pinned)
         self.thread: threading.Thread | None = None
+        self.preparation: threading.Thread | None = None
         self.stop_waiting = threading.Event()
         self.failures = 0
 
@@ -54,6 +55,11 @@ class Saver:
     def is_busy(self) -> bool:
         """Whether a save is in hand."""
         return self.thread is not None and self.thread.is_alive()
+
+    def prepare(self, shards: list[Shard]) -> None:
+        """Gets the memory for saves of what looks like ``shards``, beside training: the first save need not wait."""
+        self.preparation = threading.Thread(target=self._prepare, args=(shards,), name="prepare-saves")
+        self.preparation.start()
 
     def save(
         self, step: int, shards: list[Shard], rank_state: dict[str, Any], run_state: dict[str, Any] | None = None
@@ -87,6 +93,9 @@ class Saver:
 
     def wait(self) -> None:
         """Returns when no save is in hand."""
+        if self.preparation is not None:
+            self.preparation.join()
+            self.preparation = None
         if self.thread is not None:
             self.thread.join()
             self.thread = None
@@ -97,6 +106,10 @@ class Saver:
         timer.start()
         self.wait()
         timer.cancel()
+
+    def _prepare(self, shards: list[Shard]) -> None:
+        with suppress(RuntimeError, MemoryError):  # the first save tries again, where an error is heard
+            self.snapshot.prepare(shards)
 
     def _write(
         self,

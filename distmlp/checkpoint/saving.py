@@ -10,6 +10,7 @@ import lightning
 from distmlp.checkpoint.random_state import capture
 from distmlp.checkpoint.saver import Saver
 from distmlp.log import log
+from distmlp.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Saving(lightning.Callback):
         self.average = average
         self.validates_first = False
         self.is_from_elsewhere = False
+        self.is_prepared = False
         self.saved_step: int | None = None
         self.validated_step: int | None = None
         self.is_due = False
@@ -79,6 +81,11 @@ class Saving(lightning.Callback):
             trainer.training = True
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
+        strategy: Any = trainer.strategy
+        if not self.is_prepared and pl_module.position.step:  # the optimizer's states exist after its first step
+            self.is_prepared = True
+            if strategy.has_shards_at_hand:
+                self.saver.prepare(self._shards(trainer))
         self.is_due = self.is_due or self._is_due(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:
@@ -128,17 +135,19 @@ class Saving(lightning.Callback):
         self.saved_step, self.saved_at = position.step, time.monotonic()
         self.answer, _ = (lambda: 0), self.answer()  # asked before this save, on all ranks
         strategy.before_checkpoint()
-        average = None if self.average is None else self.average.average
         rank_state = {
             "random": capture(strategy.device),
             "loss_sum": float(position.loss_sum),
             "optimizer_scalars": strategy.scalars(),
         }
         run_state = self._run_state(trainer, module)  # on every rank: it may take all of them
-        self.saver.save(
-            position.step, strategy.shards(average), rank_state, run_state if trainer.is_global_zero else None
-        )
+        self.saver.save(position.step, self._shards(trainer), rank_state, run_state if trainer.is_global_zero else None)
         strategy.after_checkpoint()
+
+    def _shards(self, trainer: Any) -> list[Shard]:
+        average = None if self.average is None else self.average.average
+        found: list[Shard] = trainer.strategy.shards(average)
+        return found
 
     def _run_state(self, trainer: Any, module: Any) -> dict[str, Any]:
         position, strategy = module.position, trainer.strategy

@@ -37,9 +37,15 @@ class Snapshot:
         self.buffer = torch.empty(0, dtype=torch.uint8)
         self.views: dict[str, Tensor] = {}
 
+    def prepare(self, shards: list[Shard]) -> None:
+        """Makes the buffer; the system hands its memory out now and not at the first `take`, which takes long."""
+        self._lay_out(_own_parts(shards))
+        if not self.pinned:
+            self.buffer.zero_()
+
     def take(self, shards: list[Shard]) -> None:
         """Copies this rank's part of ``shards``; waits for the device."""
-        own = [(written, values) for shard in shards if (found := own_part(shard)) for written, values in [found]]
+        own = _own_parts(shards)
         if [written for written, _ in own] != self.written:
             self._lay_out(own)
         for written, values in own:
@@ -52,13 +58,18 @@ class Snapshot:
         return self.buffer.numpy().data
 
     def _lay_out(self, own: list[tuple[Written, Tensor]]) -> None:
-        self.written = [written for written, _ in own]
-        self.views, self.buffer = {}, torch.empty(0, dtype=torch.uint8)  # the former one is free before the new is made
+        # The former one is free before the new is made; where there is no memory for that, nothing is laid out.
+        self.written, self.views, self.buffer = [], {}, torch.empty(0, dtype=torch.uint8)
         tensors = {written.key: (values.dtype, tuple(values.shape)) for written, values in own}
         assert len(tensors) == len(own), "a rank holds two parts of one tensor"
         self.layout = FileLayout(tensors)
         self.buffer = torch.empty(self.layout.num_bytes, dtype=torch.uint8, pin_memory=self.pinned)
         self.views = self.layout.views(self.buffer)
+        self.written = [written for written, _ in own]
+
+
+def _own_parts(shards: list[Shard]) -> list[tuple[Written, Tensor]]:
+    return [part for shard in shards if (part := own_part(shard)) is not None]
 
 
 def own_part(shard: Shard) -> tuple[Written, Tensor] | None:

@@ -5,6 +5,7 @@ Names are relative to that folder and use `/`. What a rank writes goes to a work
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -98,6 +99,7 @@ class LocalStorage:
                 view = memoryview(chunk)
                 while view:
                     view = view[file.write(view) :]
+                _drop_cached(file.fileno())
             os.fsync(file.fileno())
 
     def write_at_once(self, name: str, text: bytes) -> None:
@@ -129,6 +131,12 @@ def _free_name(path: Path) -> Path:
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free
+
+
+def _drop_cached(descriptor: int) -> None:
+    """Starts to move a file's pages to the disk and frees those that are there: they would push training data out."""
+    if sys.platform == "linux":
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sync(path: Path) -> None:

@@ -61,16 +61,15 @@ class StepWriter:
             SaveError: they cannot be written; rank 0 is told.
         """
         file = f"tensors-{self.rank:05d}-of-{self.world_size:05d}.safetensors"
-        digest, header = hashlib.sha256(), snapshot.layout.header()
+        header = snapshot.layout.header()
         try:
             for stale in (MANIFEST, self._note(self.rank), self._failure(self.rank)):  # of another save of this step
                 self.storage.remove(f"{self.working}/{stale}")
-            chunks = _hashed(_chunks(header, snapshot.bytes()), digest)
-            self.storage.write(f"{self.working}/{file}", chunks)
+            digest = self._write_hashed(f"{self.working}/{file}", list(_chunks(header, snapshot.bytes())))
             note = {
                 "file": file,
                 "bytes": len(header) + snapshot.layout.num_bytes,
-                "sha256": digest.hexdigest(),
+                "sha256": digest,
                 "tensors": [
                     {"key": w.key, "shape": list(w.shape), "dtype": w.dtype, **part_values(w.part)}
                     for w in snapshot.written
@@ -108,6 +107,18 @@ class StepWriter:
             self._remove_working()
             message = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             raise SaveError(message) from None
+
+    def _write_hashed(self, name: str, chunks: list[memoryview]) -> str:
+        """Returns the sum of what it writes. A thread hashes at its own pace: neither waits for the other's chunk."""
+        digest, pool = hashlib.sha256(), ThreadPoolExecutor(1)
+        try:
+            hashing = pool.map(digest.update, chunks)
+            self.storage.write(name, chunks)
+            for _ in hashing:
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return digest.hexdigest()
 
     def _await(self, rank: int) -> dict[str, Any]:
         started, pause = time.monotonic(), POLL_SECONDS
@@ -173,12 +184,3 @@ def _chunks(header: bytes, data: memoryview) -> Iterator[memoryview]:
     yield memoryview(header)
     for start in range(0, len(data), CHUNK_BYTES):
         yield data[start : start + CHUNK_BYTES]
-
-
-def _hashed(chunks: Iterator[memoryview], digest: Any) -> Iterator[memoryview]:
-    """``chunks``, each hashed by a thread while the consumer writes it."""
-    with ThreadPoolExecutor(1) as pool:
-        for chunk in chunks:
-            hashing = pool.submit(digest.update, chunk)
-            yield chunk
-            hashing.result()

@@ -34,6 +34,10 @@ class HeldByDeepSpeed(Held):
             return place, self._frozen_partition(name, tensor)[: place.part.num_elements]
         return place, partition_memory(place, tensor)
 
+    @property
+    def has_shards_at_hand(self) -> bool:
+        return not self.zero.uses_disk
+
     def after_checkpoint(self) -> None:
         self.staging = None
 

@@ -38,6 +38,11 @@ class Held:
     def before_checkpoint(self) -> None:
         """Makes equal what several ranks hold a copy of. All ranks must call it."""
 
+    @property
+    def has_shards_at_hand(self) -> bool:
+        """Whether `shards` costs next to nothing: none of them is read from a disk first."""
+        return True
+
     def after_checkpoint(self) -> None:
         """Frees what `shards` had to bring into memory, once it was copied."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning
 import pytest
+import torch
 
 from distmlp.checkpoint.storage import LocalStorage
 
@@ -129,7 +130,11 @@ def test_training_goes_on_while_a_save_is_written(
     class Clock(lightning.Callback):
         def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
             reached.append(module.position.step)
-            if module.position.step == (4 if when_busy == "wait" else 7):
+            if when_busy == "wait" and module.position.step == 4:
+                SlowStorage.hurry.set()
+
+        def on_validation_end(self, trainer: Any, module: Any) -> None:
+            if module.position.step == 8:  # after the callback that saves has left this step out
                 SlowStorage.hurry.set()
 
     def prepare(fitted: Any) -> None:
@@ -155,4 +160,24 @@ def test_the_strategy_is_told_when_what_it_gave_was_copied(fit: Fit) -> None:
         strategy.after_checkpoint = lambda: (calls.append("after"), after())[1]
 
     fit("checkpoint.every_steps=4", prepare=prepare)
-    assert calls == ["shards", "after", "shards", "after"]
+    assert calls == ["shards", *2 * ["shards", "after"]]  # the first ones say how large the buffer must be
+
+
+def test_memory_is_there_before_the_first_save(fit: Fit) -> None:
+    buffers: list[torch.Tensor] = []
+
+    class Watch(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            saver = fitted_run[0].saving.saver
+            saver.wait()
+            buffers.append(saver.snapshot.buffer)
+
+    fitted_run: list[Any] = []
+
+    def prepare(fitted: Any) -> None:
+        fitted_run.append(fitted.run)
+        fitted.run.trainer.callbacks.append(Watch())
+
+    fit("checkpoint.every_steps=6", prepare=prepare, block_seconds=0.0)
+    assert buffers[0].numel()
+    assert {buffer.data_ptr() for buffer in buffers} == {buffers[0].data_ptr()}
