@@ -1,5 +1,6 @@
 """What ranks tell each other before they train: that they mean the same run, and where its folder is."""
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -23,11 +24,16 @@ def form_process_group(world: World, backend: str) -> None:
 
 
 def leave_process_group() -> None:
-    """Ends the process group, if one was formed."""
+    """Ends the process group, if one was formed.
+
+    What a run leaves behind in cycles, as DDP's reducer, keeps gloo's threads alive beyond that. One that still holds a
+    tensor while the interpreter ends aborts the process, so they are ended first.
+    """
     import torch.distributed
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        gc.collect()
 
 
 def from_rank_zero(world: World, make: Callable[[], T]) -> T:
