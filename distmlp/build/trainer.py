@@ -17,6 +17,8 @@ def build_trainer(config: Config, strategy: Strategy, world: World, **options: A
     kind = device_type(config.trainer.accelerator)
     # The module takes several batches a call on purpose, and leans on none of the hooks that Lightning warns about.
     warnings.filterwarnings("ignore", message=".*`dataloader_iter`")
+    # Nor does it know that `runtime.py` reads who started the ranks, where SLURM is installed.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     return lightning.Trainer(
         accelerator={"cuda": "gpu"}.get(kind, kind),
         devices=world.local_world_size,
