@@ -235,3 +235,15 @@ def test_imported_weights_are_trained_on(train: Train) -> None:
     status, said = train("run.id=two", "resume=runs/net/imported")
     assert (status, "goes on from runs/net/imported/checkpoints/step-00000000: step 0, " in said) == (0, True)
     assert [line["step"] for line in lines("imported") if "train/loss" in line] == list(range(1, 13))
+
+
+def test_another_micro_batch_takes_the_same_samples_to_the_same_losses(train: Train) -> None:
+    without = ["model.dropout=0.0", "checkpoint.every_steps=6"]
+    train("run.id=one", *without)
+    source = "resume=runs/net/one/checkpoints/step-00000006"
+    assert train("run.id=two", source, *without, "trainer.micro_batch_size=7")[0] == 0
+    whole = {line["step"]: line for line in lines("one") if "sample_ids" in line and line["step"] > 6}
+    rest = {line["step"]: line for line in lines("two") if "sample_ids" in line}
+    assert whole.keys() == rest.keys()
+    assert all(line["sample_ids"] == whole[step]["sample_ids"] for step, line in rest.items())
+    assert all(abs(line["train/loss"] - whole[step]["train/loss"]) <= 2e-6 for step, line in rest.items())
