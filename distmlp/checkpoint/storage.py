@@ -70,12 +70,12 @@ class LocalStorage:
 
     def publish(self, working: str, name: str) -> None:
         former = self.working_folder(name, FORMER)
-        _sync(self.root / working)
+        sync(self.root / working)
         if os.path.lexists(self.root / name):
             self.remove(former)
             os.replace(self.root / name, self.root / former)  # a removal could be cut in the middle
         os.replace(self.root / working, self.root / name)
-        _sync(self.root)
+        sync(self.root)
         self.remove(former)
 
     def names(self, folder: str = "") -> list[str]:
@@ -139,7 +139,8 @@ def _drop_cached(descriptor: int) -> None:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, outlive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from distmlp.checkpoint.storage import sync
 from distmlp.errors import ConfigError
 
 
@@ -24,7 +25,7 @@ def appearing(target: Path) -> Iterator[Path]:
         yield working
         _sync_all(working)
         _rename(working, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from None
     finally:
@@ -46,16 +47,8 @@ def _rename(working: Path, target: Path) -> None:
 
 def _sync_all(path: Path) -> None:
     for entry in path.iterdir() if path.is_dir() else ():
-        _sync(entry)
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(entry)
+    sync(path)
 
 
 def _remove(path: Path) -> None:
