@@ -8,15 +8,17 @@ from typing import Any
 
 import lightning
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FROM_PEOPLE = (signal.SIGINT, signal.SIGTERM)
+FROM_SLURM = (signal.SIGUSR1, signal.SIGUSR2)
 GO_ON, BY_TIME, BY_SIGNAL = 0, 1, 2
 
 
 class Stopping(lightning.Callback):
     """Limits on steps, samples, wall time and training loss; the Trainer itself counts epochs.
 
-    SIGINT (Ctrl-C) and SIGTERM only set a flag: training ends after the step in hand, so that weights are whole when
-    they are saved. A second signal ends the process as it would without distmlp.
+    SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGUSR2 only set a flag: training ends after the step in hand, so that weights
+    are whole when they are saved. A second SIGINT or SIGTERM ends the process as it would without distmlp. A second
+    SIGUSR1 or SIGUSR2 does nothing: SLURM sends them to torchrun and to its ranks, to which torchrun sends them again.
 
     A run that is to stop for a signal does not validate first, since it may have little time.
 
@@ -56,7 +58,7 @@ class Stopping(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
-        self.former_handlers = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        self.former_handlers = {number: signal.signal(number, self._on_signal) for number in FROM_PEOPLE + FROM_SLURM}
         self._stop_at_limits(trainer, pl_module.position)  # a resumed run may have reached them
         if None not in (self.reached_loss, self.loss_threshold):
             self._stop_at_loss(trainer, self.reached_loss)
@@ -70,11 +72,14 @@ class Stopping(lightning.Callback):
 
     def _on_signal(self, number: int, _: Any) -> None:
         self.signal_name = signal.Signals(number).name
-        self._restore_handlers()
+        if number in FROM_PEOPLE:
+            for each in self.former_handlers.keys() & set(FROM_PEOPLE):
+                signal.signal(each, self.former_handlers.pop(each))
 
     def _restore_handlers(self) -> None:
         for number, handler in self.former_handlers.items():
-            signal.signal(number, handler)
+            is_repeat = number in FROM_SLURM and self.signal_name
+            signal.signal(number, signal.SIG_IGN if is_repeat else handler)  # one may come while the run is saved
         self.former_handlers = {}
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:

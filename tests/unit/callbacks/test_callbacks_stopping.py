@@ -1,5 +1,6 @@
 """Training ends at whichever limit comes first, at exactly the step it says, and says which it was."""
 
+import os
 import re
 import signal
 import time
@@ -113,3 +114,26 @@ def test_only_training_handles_signals(fit: Fit) -> None:
     fitted = fit("trainer.max_steps=1", prepare=watch)
     assert seen == [before[1], fitted.run.stopping._on_signal]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_of_slurm_ends_training_after_its_step_however_often_it_comes(number: int, fit: Fit) -> None:
+    before = signal.getsignal(number)
+
+    def send_twice(fitted: Any) -> None:
+        sender = lightning.Callback()
+
+        def send(*_: Any) -> None:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+        sender.on_train_batch_end = send  # type: ignore[method-assign]
+        sender.on_train_end = lambda *_: os.kill(os.getpid(), number)  # type: ignore[method-assign]
+        fitted.run.trainer.callbacks.append(sender)
+
+    try:
+        stopping = fit("trainer.max_steps=9", prepare=send_twice).run.stopping
+    finally:
+        signal.signal(number, before)
+    assert stopping.stopped_by_signal
+    assert stopping.reason == f"stopped by {signal.Signals(number).name}"

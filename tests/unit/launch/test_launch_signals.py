@@ -37,10 +37,11 @@ def test_the_first_signal_is_passed_on_and_the_second_kills(child: subprocess.Po
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_signal_before_there_is_a_process_waits_for_it(child: subprocess.Popen[bytes]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_before_there_is_a_process_waits_for_it(number: int, child: subprocess.Popen[bytes]) -> None:
     processes: list[int] = []
     with Relay(lambda: processes) as relay:
-        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), number)
         processes.append(child.pid)
         relay.pass_on()
         assert child.stdout
