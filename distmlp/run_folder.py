@@ -3,6 +3,7 @@
 config.yaml         the frozen configuration
 environment.json    versions, devices, git commit, fingerprint of the data
 metrics.jsonl       one JSON object for each logged step: the truth, dashboards are views of it
+status.json         running, finished, stopped or failed; every start (see `run_state.py`)
 summary.json        final and best metrics, why training ended
 vocabulary.json     text ↔ token ids, of a run on tokens
 checkpoints/        step-00000042/ …

@@ -30,7 +30,7 @@ LAYERS = (
     layer(
         "ground",
         "__init__ errors schema config compose runtime process_group strategy_rules deepspeed_rules log run_folder "
-        "launch sweep shards",
+        "run_state launch sweep shards",
     ),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),

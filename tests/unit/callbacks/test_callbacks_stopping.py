@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning
@@ -12,6 +12,15 @@ import pytest
 
 Fit = Callable[..., Any]
 BLOCKS = [0.0, 5.0]  # one step for each call of `training_step`, or as many as there are in an epoch
+
+
+@pytest.fixture(autouse=True)
+def signals_of_slurm() -> Iterator[None]:
+    """A run that was stopped ignores them from then on."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("block_seconds", BLOCKS)
@@ -118,8 +127,6 @@ def test_only_training_handles_signals(fit: Fit) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_of_slurm_ends_training_after_its_step_however_often_it_comes(number: int, fit: Fit) -> None:
-    before = signal.getsignal(number)
-
     def send_twice(fitted: Any) -> None:
         sender = lightning.Callback()
 
@@ -131,9 +138,6 @@ def test_a_signal_of_slurm_ends_training_after_its_step_however_often_it_comes(n
         sender.on_train_end = lambda *_: os.kill(os.getpid(), number)  # type: ignore[method-assign]
         fitted.run.trainer.callbacks.append(sender)
 
-    try:
-        stopping = fit("trainer.max_steps=9", prepare=send_twice).run.stopping
-    finally:
-        signal.signal(number, before)
+    stopping = fit("trainer.max_steps=9", prepare=send_twice).run.stopping
     assert stopping.stopped_by_signal
     assert stopping.reason == f"stopped by {signal.Signals(number).name}"
