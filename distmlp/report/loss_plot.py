@@ -29,5 +29,7 @@ def plot_loss(steps: Sequence[int], losses: Sequence[float], width: int, height:
     figure.theme("colorless")
     signal = figure.signal(*(list(values) for values in zip(*points, strict=True)), marker=plotext.marker("braille"))
     figure.draw(signal.lines(True))
+    named = [points[0][0], (points[0][0] + points[-1][0]) // 2, points[-1][0]]
+    figure.ruler("x").ticks(named, [str(step) for step in named])
     picture: str = figure.build().string(True)
     return picture.rstrip("\n")

@@ -14,7 +14,9 @@ CHUNK = 64 * 1024
 # Enough for some thousand lines; lines with the ids of their samples may be longer than a chunk.
 MOST = 1024 * 1024
 # What a terminal would obey: escape sequences, and control characters other than the tab.
-CONTROL = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+CONTROL = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b[@-_]|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 
 Line = dict[str, Any]
 
@@ -61,7 +63,7 @@ def last_words(path: Path, count: int) -> list[str]:
     """The last ``count`` lines of a log as a terminal shows them; of a line that overwrites itself, its last state."""
     text = read_end(path, CHUNK)[0].decode(errors="replace")
     rows = (CONTROL.sub("", line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n"))
-    return [row for row in rows if row][-count:]
+    return [row for row in rows if row][-count:] if count else []
 
 
 class Follower:
