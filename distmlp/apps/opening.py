@@ -50,7 +50,14 @@ class OpenRun:
     def end(self, state: State, reason: str, exit_status: int) -> None:
         """Records how this start of the run has ended."""
         if self.state is not None:
-            self.state = self.state.changed_to(state=state, reason=reason, exit_status=exit_status, changed=time.time())
+            written = read_state(self.start.folder)
+            self.state = self.state.changed_to(
+                state=state,
+                reason=reason,
+                exit_status=exit_status,
+                changed=time.time(),
+                cancelled=written is not None and written.cancelled,  # by `distmlp runs cancel`, since it started
+            )
             write_state(self.start.folder, self.state)
 
 
@@ -105,7 +112,8 @@ def _begin(
     started = Started(now, step, num_restarts(), job_id(), world.world_size)
     starts = (*(former.starts if former else ()), started)
     host, pid = os.uname().nodename, os.getpid()
-    state = RunState("running", "", None, job_id(), host, pid, now, starts)
+    is_cancelled = former is not None and former.cancelled and former.job == job_id() != ""  # while it was starting
+    state = RunState("running", "", None, job_id(), host, pid, now, starts, is_cancelled)
     write_state(folder, state)
     return state
 
