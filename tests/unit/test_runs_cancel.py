@@ -19,9 +19,8 @@ from distmlp.run_state import RunState, Started, read_state, write_state
 MakeRun = Callable[..., Path]
 HERE = os.uname().nodename
 START = Started(1.0, 0, 0, "12", 1)
-GOES_ON = (
-    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
-)
+SLEEPS = "import time; print('here', flush=True); time.sleep(60)"
+GOES_ON = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEPS}"
 
 
 @pytest.fixture(autouse=True)
