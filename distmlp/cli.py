@@ -20,6 +20,7 @@ VERBS = {
     "generate": "continue a prompt with a trained gpt or rnn",
     "runs": "table of all runs; watch one live, cancel one",
     "checkpoint": "list, show, verify, compare, export and import checkpoints",
+    "requeue": "in a job script: says whether the job shall start again",
     "plot": "draw loss and accuracy curves of runs",
 }
 

@@ -50,13 +50,13 @@ class OpenRun:
     def end(self, state: State, reason: str, exit_status: int) -> None:
         """Records how this start of the run has ended."""
         if self.state is not None:
-            written = read_state(self.start.folder)
+            on_disk = read_state(self.start.folder) or self.state
             self.state = self.state.changed_to(
                 state=state,
                 reason=reason,
                 exit_status=exit_status,
                 changed=time.time(),
-                cancelled=written is not None and written.cancelled,  # by `distmlp runs cancel`, since it started
+                cancelled=on_disk.cancelled,  # somebody else may have said so
             )
             write_state(self.start.folder, self.state)
 

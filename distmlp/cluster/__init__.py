@@ -1,1 +1,1 @@
-"""The programs of a cluster, called as a user calls them; and processes of this machine."""
+"""A run on a SLURM cluster: the job script, its submission, and what must hold before. Nothing here loads torch."""
