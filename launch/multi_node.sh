@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Trains on several machines that see one folder, a process for each GPU, started by torchrun.
+#
+#   NODES=2 HEAD=node1 PORT=29500 launch/multi_node.sh run.id=1 …     # the same line on every machine
+#   HOSTFILE=hosts PORT=29500 launch/multi_node.sh run.id=1 …         # on one machine: starts all of them by ssh
+#
+# HEAD is one of the machines, by the name or address at which the others reach it, and PORT is free there. A hostfile
+# names a machine in each line; ssh must reach them without a password. NPROC is the number of processes of each machine.
+# Ctrl-C, on any of them or where the hostfile is, lets all ranks save.
+set -euo pipefail
+python=${DISTMLP_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+
+refuse() {
+    echo "${0##*/}: $1" >&2
+    exit 2
+}
+
+# The status of process $1 once it has really ended: a signal that is trapped here ends `wait` too early.
+ended() {
+    local status
+    while :; do
+        status=0
+        wait "$1" || status=$?
+        kill -0 "$1" 2>/dev/null || return "$status"
+    done
+}
+
+# Every host keeps reading from its ssh. When this script is stopped or killed, the input of all of them ends.
+start_on_hosts() {
+    local hosts host line settings pids=() status=0
+    [ -r "$HOSTFILE" ] || refuse "HOSTFILE=$HOSTFILE cannot be read"
+    mapfile -t hosts < <(sed 's/#.*//' "$HOSTFILE" | awk 'NF { print $1 }')
+    [ "${#hosts[@]}" -gt 0 ] || refuse "HOSTFILE=$HOSTFILE names no host: write one in each line"
+    line=$(mktemp -d)
+    mkfifo "$line/fifo"
+    exec 9<>"$line/fifo" 8<"$line/fifo"
+    rm -r "$line"
+    trap 'exec 9>&-' INT TERM HUP
+    settings=$(quoted "NODES=${#hosts[@]}" "HEAD=${HEAD:-${hosts[0]}}" "PORT=$PORT" "NPROC=${NPROC:-}" "DISTMLP_PYTHON=$python")
+    for host in "${hosts[@]}"; do
+        # A host that fails stops the others, which would wait for it.
+        { ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && env UNTIL_INPUT_ENDS=1 $settings $(quoted "$0" "$@")" \
+            <&8 8<&- 9>&- || { status=$?; kill -TERM $$; exit "$status"; }; } &
+        pids+=($!)
+    done
+    for pid in "${pids[@]}"; do
+        ended "$pid" || status=$?
+    done
+    exit "$status"
+}
+
+quoted() { printf '%q ' "$@"; }
+
+[ -n "${PORT:-}" ] || refuse "PORT is missing: a free port of HEAD, as PORT=29500"
+[ -z "${HOSTFILE:-}" ] || start_on_hosts "$@"
+[ -n "${NODES:-}" ] || refuse "NODES is missing: the number of machines, as NODES=2; or HOSTFILE, which names them"
+[ -n "${HEAD:-}" ] || refuse "HEAD is missing: the name of one of the machines, as HEAD=node1"
+
+NPROC=${NPROC:-$("$python" -c 'import torch; print(torch.cuda.device_count())')}
+[ "$NPROC" != 0 ] || refuse "torch sees no GPU here: NPROC=2 starts two processes on the CPU of each machine"
+
+# How long after the first signal torchrun kills what has not ended; its own 30 s are little for a large checkpoint.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
+torchrun=("$python" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node "$NPROC" --rdzv-backend c10d
+    --rdzv-id "distmlp-$PORT" --rdzv-endpoint "$HEAD:$PORT"
+    --signals-to-handle "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2" -m distmlp train "$@")
+[ -n "${UNTIL_INPUT_ENDS:-}" ] || exec "${torchrun[@]}"
+
+"${torchrun[@]}" </dev/null &
+agent=$!
+exec 8<&0
+{ cat <&8 >/dev/null; kill -TERM "$agent"; } 2>/dev/null &
+reader=$!
+status=0
+ended "$agent" || status=$?
+pkill -P "$reader" 2>/dev/null || true
+kill "$reader" 2>/dev/null || true
+exit "$status"
