@@ -33,14 +33,15 @@ start_on_hosts() {
     [ "${#hosts[@]}" -gt 0 ] || refuse "HOSTFILE=$HOSTFILE names no host: write one in each line"
     line=$(mktemp -d)
     mkfifo "$line/fifo"
-    exec 9<>"$line/fifo" 8<"$line/fifo"
+    exec 9<>"$line/fifo"
+    exec 8<"$line/fifo"
     rm -r "$line"
     trap 'exec 9>&-' INT TERM HUP
-    settings=$(quoted "NODES=${#hosts[@]}" "HEAD=${HEAD:-${hosts[0]}}" "PORT=$PORT" "NPROC=${NPROC:-}" "DISTMLP_PYTHON=$python")
+    settings=$(quoted "HOSTFILE=" "NODES=${#hosts[@]}" "HEAD=${HEAD:-${hosts[0]}}" "PORT=$PORT" "NPROC=${NPROC:-}" "DISTMLP_PYTHON=$python")
     for host in "${hosts[@]}"; do
         # A host that fails stops the others, which would wait for it.
         { ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && env UNTIL_INPUT_ENDS=1 $settings $(quoted "$0" "$@")" \
-            <&8 8<&- 9>&- || { status=$?; kill -TERM $$; exit "$status"; }; } &
+            <&8 || { status=$?; kill -TERM $$; exit "$status"; }; } 9>&- &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do
@@ -66,13 +67,14 @@ torchrun=("$python" -m torch.distributed.run --nnodes "$NODES" --nproc-per-node 
     --signals-to-handle "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2" -m distmlp train "$@")
 [ -n "${UNTIL_INPUT_ENDS:-}" ] || exec "${torchrun[@]}"
 
-"${torchrun[@]}" </dev/null &
-agent=$!
+# Where the other end of ssh is gone there is nobody to read what the ranks print, which must not end them.
+kept() { cat || true; cat >/dev/null; }
 exec 8<&0
-{ cat <&8 >/dev/null; kill -TERM "$agent"; } 2>/dev/null &
+"${torchrun[@]}" </dev/null 8<&- > >(kept 8<&-) 2> >(kept >&2 8<&-) &
+agent=$!
+{ read -r -u 8 || kill -TERM "$agent"; } &
 reader=$!
 status=0
 ended "$agent" || status=$?
-pkill -P "$reader" 2>/dev/null || true
 kill "$reader" 2>/dev/null || true
 exit "$status"
