@@ -39,9 +39,14 @@ start_on_hosts() {
     trap 'exec 9>&-' INT TERM HUP
     settings=$(quoted "HOSTFILE=" "NODES=${#hosts[@]}" "HEAD=${HEAD:-${hosts[0]}}" "PORT=$PORT" "NPROC=${NPROC:-}" "DISTMLP_PYTHON=$python")
     for host in "${hosts[@]}"; do
-        # A host that fails stops the others, which would wait for it.
-        { ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && env UNTIL_INPUT_ENDS=1 $settings $(quoted "$0" "$@")" \
-            <&8 || { status=$?; kill -TERM $$; exit "$status"; }; } 9>&- &
+        {
+            trap '' INT QUIT # Ctrl-C goes to ssh too, which shall stay to show how the ranks end
+            status=0
+            ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && env UNTIL_INPUT_ENDS=1 $settings $(quoted "$0" "$@")" \
+                <&8 || status=$?
+            [ "$status" = 0 ] || kill -TERM $$ # the other hosts would wait for this one
+            exit "$status"
+        } 9>&- &
         pids+=($!)
     done
     for pid in "${pids[@]}"; do
