@@ -6,6 +6,7 @@
 #
 # HEAD is one of the machines, by the name or address at which the others reach it, and PORT is free there. A hostfile
 # names a machine in each line; ssh must reach them without a password. NPROC is the number of processes of each machine.
+# Other variables that a machine needs are its own affair: ssh brings none along.
 # Ctrl-C, on any of them or where the hostfile is, lets all ranks save.
 set -euo pipefail
 python=${DISTMLP_PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
@@ -37,12 +38,13 @@ start_on_hosts() {
     exec 8<"$line/fifo"
     rm -r "$line"
     trap 'exec 9>&-' INT TERM HUP
-    settings=$(quoted "HOSTFILE=" "NODES=${#hosts[@]}" "HEAD=${HEAD:-${hosts[0]}}" "PORT=$PORT" "NPROC=${NPROC:-}" "DISTMLP_PYTHON=$python")
+    settings=$(quoted HOSTFILE= UNTIL_INPUT_ENDS=1 "NODES=${#hosts[@]}" "HEAD=${HEAD:-${hosts[0]}}" "PORT=$PORT" \
+        "NPROC=${NPROC:-}" "DISTMLP_PYTHON=$python")
     for host in "${hosts[@]}"; do
         {
             trap '' INT QUIT # Ctrl-C goes to ssh too, which shall stay to show how the ranks end
             status=0
-            ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && env UNTIL_INPUT_ENDS=1 $settings $(quoted "$0" "$@")" \
+            ssh -o BatchMode=yes "$host" "cd $(quoted "$PWD") && env $settings $(quoted "$0" "$@")" \
                 <&8 || status=$?
             [ "$status" = 0 ] || kill -TERM $$ # the other hosts would wait for this one
             exit "$status"
