@@ -1,5 +1,6 @@
 """Ends training at whichever limit comes first, or at a signal, and remembers which it was."""
 
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,14 +14,16 @@ FROM_SLURM = (signal.SIGUSR1, signal.SIGUSR2)
 GO_ON, BY_TIME, BY_SIGNAL = 0, 1, 2
 WISH = 1_000_000  # what ranks tell each other: a wish times this, plus the milliseconds of a step; the largest counts
 MILLISECONDS_BETWEEN_CHECKS = 2000
+SECONDS_OF_ONE_SIGNAL = 2.0  # in which whoever passes it on may send it again
 
 
 class Stopping(lightning.Callback):
     """Limits on steps, samples, wall time and training loss; the Trainer itself counts epochs.
 
     SIGINT (Ctrl-C), SIGTERM, SIGUSR1 and SIGUSR2 only set a flag: training ends after the step in hand, so that weights
-    are whole when they are saved. A second SIGINT or SIGTERM ends the process as it would without distmlp. A second
-    SIGUSR1 or SIGUSR2 does nothing: SLURM sends them to torchrun and to its ranks, to which torchrun sends them again.
+    are whole when they are saved. A second SIGINT or SIGTERM ends the process as it would without distmlp, unless it
+    comes at once: SLURM and terminals send a signal to torchrun and to its ranks, to which torchrun sends it again. A
+    second SIGUSR1 or SIGUSR2 does nothing.
 
     A run that is to stop for a signal does not validate first, since it may have little time.
 
@@ -45,6 +48,7 @@ class Stopping(lightning.Callback):
         self.check_every_steps = check_every_steps
         self.reached_loss: float | None = None
         self.signal_name = ""
+        self.signalled = 0.0
         self.stopped_by_signal = False
         self.former_handlers: dict[int, Any] = {}
         self.answer: Callable[[], int] = lambda: GO_ON
@@ -70,21 +74,23 @@ class Stopping(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.answer()
-        self._restore_handlers()
+        if not self.signal_name:  # else one may come again while the run is saved
+            self._restore_handlers()
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
         self._restore_handlers()
 
     def _on_signal(self, number: int, _: Any) -> None:
-        self.signal_name = signal.Signals(number).name
-        if number in FROM_PEOPLE:
-            for each in self.former_handlers.keys() & set(FROM_PEOPLE):
-                signal.signal(each, self.former_handlers.pop(each))
+        if not self.signal_name:
+            self.signal_name = signal.Signals(number).name
+            self.signalled = time.monotonic()
+        elif number in FROM_PEOPLE and time.monotonic() - self.signalled > SECONDS_OF_ONE_SIGNAL:
+            self._restore_handlers()
+            os.kill(os.getpid(), number)
 
     def _restore_handlers(self) -> None:
         for number, handler in self.former_handlers.items():
-            is_repeat = number in FROM_SLURM and self.signal_name
-            signal.signal(number, signal.SIG_IGN if is_repeat else handler)  # one may come while the run is saved
+            signal.signal(number, handler)
         self.former_handlers = {}
 
     def on_train_batch_end(self, trainer: lightning.Trainer, pl_module: Any, *_: Any) -> None:

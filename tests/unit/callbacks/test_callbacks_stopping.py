@@ -17,9 +17,10 @@ BLOCKS = [0.0, 5.0]  # one step for each call of `training_step`, or as many as 
 
 
 @pytest.fixture(autouse=True)
-def signals_of_slurm() -> Iterator[None]:
-    """A run that was stopped ignores them from then on."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+def handlers() -> Iterator[None]:
+    """A run that a signal stopped keeps its handlers, since its process is about to end."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+    before = {number: signal.getsignal(number) for number in numbers}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -127,8 +128,10 @@ def test_only_training_handles_signals(fit: Fit) -> None:
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_of_slurm_ends_training_after_its_step_however_often_it_comes(number: int, fit: Fit) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_that_comes_twice_at_once_and_again_while_the_run_is_saved_ends_training_after_its_step(
+    number: int, fit: Fit
+) -> None:
     def send_twice(fitted: Any) -> None:
         sender = lightning.Callback()
 
@@ -162,3 +165,17 @@ def test_ranks_ask_each_other_within_two_seconds_however_long_a_step_takes(
     milliseconds: int, most: int, steps: int
 ) -> None:
     assert steps_between_checks(milliseconds, most) == steps
+
+
+def test_a_second_signal_of_a_person_ends_the_process_as_it_would_without_us(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distmlp.callbacks.stopping.SECONDS_OF_ONE_SIGNAL", 0.0)
+
+    def send_twice(fitted: Any) -> None:
+        sender = lightning.Callback()
+        sender.on_train_batch_end = lambda *_: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)]  # type: ignore
+        fitted.run.trainer.callbacks.append(sender)
+
+    with pytest.raises(SystemExit):  # what Lightning makes of a KeyboardInterrupt
+        fit("trainer.max_steps=9", prepare=send_twice)
