@@ -9,10 +9,10 @@ import sys
 import textwrap
 from importlib import import_module
 
-from distmlp.errors import ConfigError
+from distmlp.errors import ClusterError, ConfigError
 from distmlp.launch.rank_side import die_with_parent
+from distmlp.launch.rendezvous import speaks_for_all
 from distmlp.log import console
-from distmlp.runtime import speaks_for_all
 
 VERBS = {
     "train": "train a network; writes a run folder",
@@ -72,6 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         if speaks_for_all():
             print(f"distmlp: {' '.join(str(error).split())}", file=console())
         return 2
+    except ClusterError as error:
+        if speaks_for_all():
+            print(f"distmlp: {' '.join(str(error).split())}", file=console())
+        return 1
     except KeyboardInterrupt:  # before there was anything to save
         return 128 + signal.SIGINT
 

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: the command line prints its message as one line and exits with status 2."""
+"""Exceptions whose message is all that a user needs: the command line prints it as one line, without a traceback."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -12,3 +12,7 @@ def did_you_mean(value: object, choices: Iterable[str]) -> str:
     """``": did you mean X?"`` with the nearest of ``choices``, or nothing where none is near."""
     close = get_close_matches(str(value), list(choices), n=1)
     return f": did you mean {close[0]}?" if close else ""
+
+
+class ClusterError(RuntimeError):
+    """Machines or processes that are not there, and no mistake of the user's: one line, and exit status 1."""

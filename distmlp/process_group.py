@@ -4,7 +4,9 @@ import gc
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from distmlp.devices import gpu_index
 from distmlp.errors import ConfigError
+from distmlp.launch.rendezvous import meeting
 from distmlp.runtime import World
 
 T = TypeVar("T")
@@ -15,8 +17,12 @@ def form_process_group(world: World, backend: str) -> None:
     import torch.distributed
 
     if backend == "nccl":
-        torch.cuda.set_device(world.local_rank)
-    if world.world_size > 1:
+        torch.cuda.set_device(gpu_index(world, torch.cuda.device_count()))
+    met = meeting()
+    if met is not None:
+        shared = torch.distributed.PrefixStore("group", met.store)  # type: ignore[attr-defined]
+        torch.distributed.init_process_group(backend, store=shared, rank=world.rank, world_size=world.world_size)
+    elif world.world_size > 1:
         torch.distributed.init_process_group(backend)
     else:
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]

@@ -8,10 +8,11 @@ from rich.table import Table
 
 from distmlp.apps.opened_run import load_checkpoint, run_folder_of
 from distmlp.compose import compose
+from distmlp.devices import device_type
 from distmlp.errors import ConfigError
 from distmlp.log import quiet_lightning
 from distmlp.run_folder import VOCABULARY
-from distmlp.runtime import World, device_type
+from distmlp.runtime import World
 from distmlp.schema.strategy import SingleStrategy
 
 if TYPE_CHECKING:

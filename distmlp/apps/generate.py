@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from distmlp.apps.opened_run import load_checkpoint, run_folder_of
 from distmlp.compose import compose
 from distmlp.config import Config, all_fields, nearest
+from distmlp.devices import device_type
 from distmlp.errors import ConfigError
 from distmlp.run_folder import VOCABULARY
-from distmlp.runtime import device_type
 from distmlp.schema.data import TokenData
 
 USAGE = 'usage: distmlp generate RUN|CHECKPOINT prompt="…" [key=value]'

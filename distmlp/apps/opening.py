@@ -8,10 +8,11 @@ from rich.console import Console
 from distmlp import run_folder
 from distmlp.apps.continued import Start, find_start, new_attempt
 from distmlp.compose import Composed
+from distmlp.devices import device_names
 from distmlp.launch.rank_side import keep_off_the_console
 from distmlp.log import log, start_log
 from distmlp.process_group import check_same_configuration, from_rank_zero
-from distmlp.runtime import World, device_names
+from distmlp.runtime import World
 
 if TYPE_CHECKING:
     from distmlp.checkpoint.reader import CheckpointReader

@@ -1,8 +1,10 @@
 """The world that `distmlp train` will have: the launcher's, or the processes that it starts itself on this machine."""
 
 from distmlp.config import Config
+from distmlp.devices import check_gpus, device_type
 from distmlp.launch.plan import num_processes
-from distmlp.runtime import World, check_world, device_type, discover, has_launcher
+from distmlp.launch.rendezvous import meet
+from distmlp.runtime import World, check_world, discover, threads_of_a_task
 from distmlp.schema.strategy import DeepSpeedStrategy
 from distmlp.strategy_rules import check_strategy
 
@@ -14,12 +16,39 @@ def planned_world(config: Config) -> World:
         ConfigError: the configuration does not fit the machine or the launcher. Nothing was started.
     """
     kind = device_type(config.trainer.accelerator)
-    world = discover()
-    if not has_launcher():
-        num_ranks = _num_processes(config, kind)
-        world = World(rank=0, world_size=num_ranks, local_rank=0, local_world_size=num_ranks)
+    num_ranks = _num_processes(config, kind)
+    world = World(rank=0, world_size=num_ranks, local_rank=0, local_world_size=num_ranks)
     check(config, world, kind)
     return world
+
+
+def started_world(config: Config) -> World:
+    """The world of a run of ``config`` whose ranks somebody has started, once all of them have come.
+
+    Raises:
+        ConfigError: the configuration does not fit the machine or the launcher. No process group was formed.
+        ClusterError: ranks have not come.
+    """
+    world = discover()
+    check_world(world, nodes=config.trainer.nodes, devices=config.trainer.devices)
+    _set_threads(world)
+    meet(world)
+    # From here on the first rank that finds a mistake tells of it: a single node may lack its GPUs.
+    kind = device_type(config.trainer.accelerator)
+    if kind == "cuda":
+        import torch
+
+        check_gpus(world, torch.cuda.device_count())
+    check(config, world, kind)
+    return world
+
+
+def _set_threads(world: World) -> None:
+    import torch
+
+    threads = threads_of_a_task(world)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def check(config: Config, world: World, kind: str) -> None:

@@ -9,9 +9,10 @@ from rich.console import Console
 from distmlp import run_folder
 from distmlp.apps.continued import check_resumable, compose_resumed
 from distmlp.apps.opening import SPLITS, announce, announce_resume, open_run
-from distmlp.apps.planned_world import planned_world
+from distmlp.apps.planned_world import planned_world, started_world
 from distmlp.compose import Composed
 from distmlp.config import Config, all_fields
+from distmlp.devices import device_type
 from distmlp.errors import ConfigError
 from distmlp.launch.handover import Handover
 from distmlp.launch.rank_side import reported_to_launcher
@@ -20,7 +21,7 @@ from distmlp.process_group import (
     leave_process_group,
     wait_for_rank_zero,
 )
-from distmlp.runtime import World, check_split_size, device_type, has_launcher
+from distmlp.runtime import World, check_split_size, discover, has_launcher
 from distmlp.summary import show_summary, summarize
 
 STOPPED_BY_SIGNAL = 3
@@ -60,11 +61,15 @@ def run(arguments: list[str]) -> int:
 
 
 def _launch_or_train(composed: Composed) -> int:
-    world = planned_world(composed.config)
-    if world.world_size > 1 and not has_launcher():
-        from distmlp.launch.ranks import launch
+    if has_launcher():
+        world = started_world(composed.config)
+    else:
+        discover()  # a SLURM job whose ranks nobody has started is refused
+        world = planned_world(composed.config)
+        if world.world_size > 1:
+            from distmlp.launch.ranks import launch
 
-        return launch(composed.named(), world.world_size)
+            return launch(composed.named(), world.world_size)
     try:
         return _train(composed, world)
     finally:

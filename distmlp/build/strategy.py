@@ -11,6 +11,7 @@ from torch import nn
 from distmlp.build.tensor_plans import check_layers, split_layers
 from distmlp.config import Config
 from distmlp.deepspeed_rules import secondary_shard_size
+from distmlp.devices import gpu_index
 from distmlp.runtime import World
 from distmlp.schema.strategy import (
     DDPStrategy,
@@ -35,8 +36,9 @@ GIB = 2**30
 def build_strategy(config: Config, chosen: StrategySection, world: World, device_type: str) -> Strategy:
     """The Lightning strategy that ``chosen`` (never ``auto``) describes, on this rank."""
     precision = precision_on(config.precision.name, device_type)
-    index = world.local_rank if device_type == "cuda" else None
-    device = torch.device(device_type) if index is None else torch.device(device_type, index)
+    device = torch.device(device_type)
+    if device_type == "cuda":
+        device = torch.device(device_type, gpu_index(world, torch.cuda.device_count()))
     if isinstance(chosen, SingleStrategy):
         from distmlp.strategy.single import Single
 
@@ -119,5 +121,5 @@ def state_bytes(parameters: Iterable[nn.Parameter], optimizer: str) -> int:
 
 def _memory_bytes(world: World, device_type: str) -> int:
     if device_type == "cuda":
-        return int(torch.cuda.get_device_properties(world.local_rank).total_memory)
+        return int(torch.cuda.get_device_properties(gpu_index(world, torch.cuda.device_count())).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // world.local_world_size

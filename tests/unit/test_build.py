@@ -9,8 +9,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from distmlp.build import build_data, build_network, build_strategy, build_trainer, choose_strategy, horizon
 from distmlp.compose import compose
+from distmlp.devices import device_type
 from distmlp.errors import ConfigError
-from distmlp.runtime import World, device_type
+from distmlp.runtime import World
 from distmlp.schema.strategy import SingleStrategy
 
 SMALL = ("data=synthetic", "data.num_samples=100", "data.input_shape=[4]", "tracking=none")
