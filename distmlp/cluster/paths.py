@@ -1,4 +1,4 @@
-"""Where paths lie: a compute node is another machine, so what a job reads or writes must be on a file system of both."""
+"""Where paths lie: a compute node is another machine, and must see what a job reads and writes."""
 
 import re
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ class Needed:
 
 
 def check_paths(needed: Iterable[Needed], mounts: str | None = None) -> str:
-    """A warning about paths on a disk of this host, which may be exported to the nodes or not; empty where there are none.
+    """A warning about paths on a disk of this host, which nodes may see or not; empty where there are none.
 
     Args:
         needed: the paths.
@@ -53,8 +53,9 @@ def check_paths(needed: Iterable[Needed], mounts: str | None = None) -> str:
         if kind in LOCAL_DISKS:
             local.setdefault(kind, []).append(f"{one.what} {path}")
     where = "; ".join(f"on {kind}: {', '.join(dict.fromkeys(paths))}" for kind, paths in local.items())
-    return f"compute nodes must see these under the same paths, and a local disk may be this host's alone: {where}" * bool(
-        local
+    return (
+        f"compute nodes must see these under the same paths, and a local disk may be this host's alone: {where}"
+        * bool(local)
     )
 
 

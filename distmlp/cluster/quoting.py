@@ -39,14 +39,22 @@ def for_pattern(path: str) -> str:
     return path.replace("%", "%%")
 
 
-def hydra_word(key: str, value: str) -> str:
-    """``key=value`` as a word of the command line that stands for this text, be it ``1e5`` or ``null``.
+def hydra_word(key: str, value: object) -> str:
+    """``key=value`` as a word of the command line. A text stands for itself, be it ``1e5`` or ``null``.
 
     Raises:
-        ConfigError: the value holds ``${``, which would be resolved.
+        ConfigError: a text holds ``${``, which would be resolved.
     """
+    return f"{key}={_hydra_value(key, value)}"
+
+
+def _hydra_value(key: str, value: object) -> str:
     from hydra.core.override_parser.types import Quote, QuotedString
 
+    if isinstance(value, list):
+        return f"[{','.join(_hydra_value(key, one) for one in value)}]"
+    if not isinstance(value, str):
+        return "null" if value is None else str(value).lower()
     if "${" in value:
         raise ConfigError(f"{key}={value} holds ${{, which begins an interpolation: choose another name")
-    return f"{key}={QuotedString(text=value, quote=Quote.double).with_quotes()}"
+    return str(QuotedString(text=value, quote=Quote.double).with_quotes())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from distmlp.cluster.container import Container
 from distmlp.cluster.quoting import for_pattern, for_sbatch, hydra_word, one_line
+from distmlp.schema.cluster import SlurmCluster
 
 TORCHRUN_SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2"
 # Ports below those that Linux gives to clients; ids of jobs that share a node are close to each other.
@@ -21,9 +22,9 @@ set -eo pipefail
 """
 
 TRAP = """\
-# SIGTERM for the whole job (scancel, preemption) must not end this shell, which has work to do when the ranks have saved.
-ended_from_outside=no
-trap 'ended_from_outside=yes' TERM
+# SIGTERM for the whole job (scancel, preemption) must not end this shell: it has work to do when the ranks have saved.
+ended=no
+trap 'ended=yes' TERM
 """
 
 WAIT = """\
@@ -41,13 +42,21 @@ port=$(({first} + SLURM_JOB_ID % {count}))
 """
 
 START_AGAIN = """\
-# Who ended the job meant it, or requeues it himself. SLURM would start a cancelled job again if it were asked to.
-if [ "$next" -eq 3 ] && [ "$ended_from_outside" = no ]; then
-    # Where that is refused, or not installed, a new job takes over, and knows how often there was one before.
-    scontrol requeue "$job" || DISTMLP_RESTARTS=$((${{DISTMLP_RESTARTS:-0}} + ${{SLURM_RESTART_COUNT:-0}} + 1)) \\
-        sbatch --dependency="afterany:$job" {array}{script} || true
-fi
+# SLURM would start a cancelled job again too, if asked. Who ended it from outside meant that, or starts it again by
+# other means; only the limit of time means nothing by it.
+job={job}
+left=$(squeue --noheader --jobs="$job" --format=%L) || left=
+case $next,$ended,$left in
+    3,no,* | 3,yes,0:00 | 3,yes,INVALID)
+        # Where that is refused, or not installed, a new job takes over, and knows how often there was one before.
+        scontrol requeue "$job" || DISTMLP_RESTARTS=$((${{DISTMLP_RESTARTS:-0}} + ${{SLURM_RESTART_COUNT:-0}} + 1)) \\
+            sbatch --dependency="afterany:$job" {array}{script} || true
+        ;;
+    *) echo "This job does not start again: status $next, ended from outside: $ended." ;;
+esac
 """
+# Keys that are options of sbatch, with the same name but for the underscore.
+OPTIONS = ("partition", "account", "qos", "constraint", "time", "cpus_per_task", "mem", "dependency")
 
 
 @dataclass(frozen=True)
@@ -55,44 +64,29 @@ class Job:
     """What a job script says.
 
     Args:
-        options: those of sbatch that the user chose, as (name, value); an empty value for a flag.
+        cluster: what the user asks SLURM for.
         root, name, run_id: where the run folder is. Of an array ``run_id`` is what all ids begin with.
         script: where the script itself will lie.
         work_dir: where it runs.
-        nodes, ranks_per_node, gpus_per_node: the plan; no GPUs where the last is 0.
-        launcher: ``srun`` or ``torchrun``.
         python: the command that runs Python on a node, or inside the container.
+        nodes, ranks_per_node, gpus_per_node: the plan; no GPUs where the last is 0.
         words: more words for `distmlp train`.
         array_size: runs of the array; 0: a single run.
-        array_limit: of these at once; 0: all.
-        cpus_per_task: cores; 0: SLURM's default.
     """
 
-    options: tuple[tuple[str, str], ...]
+    cluster: SlurmCluster
     root: str
     name: str
     run_id: str
     script: str
     work_dir: str
+    python: str
     nodes: int
     ranks_per_node: int
-    gpus_per_node: int
-    launcher: str
-    python: str
+    gpus_per_node: int = 0
     words: tuple[str, ...] = ()
     array_size: int = 0
-    array_limit: int = 0
-    cpus_per_task: int = 0
-    requeue: bool = True
-    grace_seconds: int = 120
-    modules: tuple[str, ...] = ()
-    environment: tuple[str, ...] = ()
-    lines: tuple[str, ...] = ()
     container: Container | None = None
-
-    @property
-    def tasks_per_node(self) -> int:
-        return 1 if self.launcher == "torchrun" else self.ranks_per_node
 
 
 def render(job: Job) -> str:
@@ -102,7 +96,12 @@ def render(job: Job) -> str:
         ConfigError: a value cannot be written into it.
     """
     parts = ["#!/bin/bash\n" + "".join(f"#SBATCH {line}\n" for line in _options(job))]
-    parts += [HEAD.format(script=shlex.quote(job.script)), _preparation(job), _words(job), TRAP]
+    parts += [
+        HEAD.format(script=shlex.quote(job.script)),
+        _preparation(job.cluster),
+        _words(job),
+        TRAP if job.cluster.requeue else "trap : TERM\n",
+    ]
     parts += [_training(job), _end(job)]
     text = "\n".join(part for part in parts if part)
     for line in text.split("\n"):
@@ -111,51 +110,49 @@ def render(job: Job) -> str:
 
 
 def _options(job: Job) -> list[str]:
-    pattern = for_pattern(f"{job.root}/{job.name}/{job.run_id}")
-    log = f"{pattern}-%a/logs/job-%A_%a.log" if job.array_size else f"{pattern}/logs/job-%j.log"
-    limit = f"%{job.array_limit}" if job.array_limit else ""
-    options = [
-        ("job-name", job.name),
-        ("output", log),
-        ("open-mode", "append"),
-        ("chdir", job.work_dir),
-        ("nodes", str(job.nodes)),
-        ("ntasks-per-node", str(job.tasks_per_node)),
-        ("gpus-per-node", str(job.gpus_per_node) if job.gpus_per_node else None),
-        ("cpus-per-task", str(job.cpus_per_task) if job.cpus_per_task else None),
-        ("array", f"0-{job.array_size - 1}{limit}" if job.array_size else None),
-        ("signal", f"USR2@{job.grace_seconds}"),
-        ("requeue" if job.requeue else "no-requeue", ""),
-        *job.options,
-    ]
-    return [
-        f"--{name}={for_sbatch(one_line(value, f'--{name}'))}" if value else f"--{name}"
-        for name, value in options
-        if value is not None
-    ]
+    cluster, pattern = job.cluster, for_pattern(f"{job.root}/{job.name}/{job.run_id}")
+    options = {
+        "job-name": job.name,
+        "output": f"{pattern}-%a/logs/job-%A_%a.log" if job.array_size else f"{pattern}/logs/job-%j.log",
+        "open-mode": "append",
+        "chdir": job.work_dir,
+        "nodes": job.nodes,
+        "ntasks-per-node": 1 if cluster.launcher == "torchrun" else job.ranks_per_node,
+        "gpus-per-node": job.gpus_per_node or None,
+        **{key.replace("_", "-"): getattr(cluster, key) for key in OPTIONS},
+        "array": _array(job),
+        "signal": f"USR2@{cluster.grace_seconds}",
+    }
+    flags = ["--requeue" if cluster.requeue else "--no-requeue"]
+    lines = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    return [_option(line) for line in [*lines, *flags, *cluster.sbatch]]
 
 
-def _preparation(job: Job) -> str:
+def _array(job: Job) -> str | None:
+    limit = f"%{job.cluster.array_limit}" if job.cluster.array_limit else ""
+    return f"0-{job.array_size - 1}{limit}" if job.array_size else None
+
+
+def _option(line: str) -> str:
+    name, equals, value = one_line(line, "an option of sbatch,").partition("=")
+    return f"{name}={for_sbatch(value)}" if equals else name
+
+
+def _preparation(cluster: SlurmCluster) -> str:
     """What the user asked for, before `set -u`: modules and activations of environments use unset variables."""
-    lines = [f"module load {shlex.quote(module)}" for module in job.modules]
-    for entry in job.environment:
+    lines = [f"module load {shlex.quote(module)}" for module in cluster.modules]
+    for entry in cluster.environment:
         name, equals, value = entry.partition("=")
         given = f"export {name}={shlex.quote(value)}"
         lines.append(given if equals else f': "${{{name}:?is not set in this job}}"; export {name}')
-    return "".join(f"{line}\n" for line in [*lines, *job.lines, "set -u"])
+    return "".join(f"{line}\n" for line in [*lines, *cluster.lines, "set -u"])
 
 
 def _words(job: Job) -> str:
     """The array ``words``: what tells the run to `distmlp train` and `distmlp requeue`."""
     place = hydra_word("run.root", job.root), hydra_word("run.name", job.name)
     parent = shlex.quote(f"{job.root}/{job.name}")
-    if job.array_size:
-        lines = [f'run_id={job.run_id}-"$SLURM_ARRAY_TASK_ID"']
-        lines += [
-            "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID  # the plain id of a task may stand for the whole array"
-        ]
-    else:
-        lines = [f"run_id={job.run_id}", "job=$SLURM_JOB_ID"]
+    lines = [f'run_id={job.run_id}-"$SLURM_ARRAY_TASK_ID"' if job.array_size else f"run_id={job.run_id}"]
     lines += ["words=(", f'    --config {parent}/"$run_id"/config.yaml', f"    {' '.join(map(shlex.quote, place))}"]
     lines += ['    "run.id=\\"$run_id\\""', f"    trainer.nodes={job.nodes} trainer.devices={job.ranks_per_node}"]
     lines += [f"    {shlex.quote(word)}" for word in job.words]
@@ -164,12 +161,12 @@ def _words(job: Job) -> str:
 
 def _training(job: Job) -> str:
     srun = ["srun", "--kill-on-bad-exit=1"]
-    if job.cpus_per_task:  # since SLURM 22.05 srun does not take it from the job
-        srun.append(f"--cpus-per-task={job.cpus_per_task}")
+    if job.cluster.cpus_per_task:  # since SLURM 22.05 srun does not take it from the job
+        srun.append(f"--cpus-per-task={job.cluster.cpus_per_task}")
     lines = [[*srun, *(job.container.step_options() if job.container else [])]]
     python = [*(job.container.command(gpus=job.gpus_per_node > 0) if job.container else []), shlex.quote(job.python)]
     text = ""
-    if job.launcher == "torchrun":
+    if job.cluster.launcher == "torchrun":
         text = RANKS_BY_TORCHRUN.format(first=FIRST_PORT, count=NUM_PORTS)
         lines += [[*python, "-m", "torch.distributed.run"], [f"--nnodes={job.nodes}"]]
         lines[-1] += [f"--nproc-per-node={job.ranks_per_node}", "--max-restarts=0"]
@@ -188,9 +185,11 @@ def _end(job: Job) -> str:
         lines = [job.container.single(), *lines]
     text = "# Whether the run has ended is known to Python alone; 3 means: start the job again.\nnext=0\n"
     text += _command(lines) + " || next=$?\n"
-    if job.requeue:
-        array = '--array="$SLURM_ARRAY_TASK_ID" ' if job.array_size else ""
-        text += START_AGAIN.format(array=array, script=shlex.quote(job.script))
+    if job.cluster.requeue and job.array_size:  # the plain id of a task may stand for the whole array
+        name, array = "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}", '--array="$SLURM_ARRAY_TASK_ID" '
+        text += START_AGAIN.format(job=name, array=array, script=shlex.quote(job.script))
+    elif job.cluster.requeue:
+        text += START_AGAIN.format(job="$SLURM_JOB_ID", array="", script=shlex.quote(job.script))
     return text + 'exit "$next"\n'
 
 

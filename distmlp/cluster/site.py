@@ -1,4 +1,4 @@
-"""The site file: what is the same for every job on a cluster, such as partition and account. It is no part of a project."""
+"""The site file: what is the same for every job on a cluster, such as partition and account; outside of any project."""
 
 import os
 import re
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distmlp.cluster.quoting import hydra_word
 from distmlp.config import nearest
 from distmlp.errors import ConfigError
 from distmlp.schema.cluster import SlurmCluster
@@ -13,21 +14,21 @@ from distmlp.schema.cluster import SlurmCluster
 FILE_KEY = "DISTMLP_CLUSTER_FILE"
 
 
-def site_values(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Keys of the group `cluster` and their values, as the site file has them; none where there is no file.
+def site_words(environment: Mapping[str, str] = os.environ) -> tuple[list[str], str]:
+    """What the site file says as words of the command line, and where it is; nothing where there is none.
 
     Raises:
         ConfigError: the file is named and missing, cannot be read, or holds something else.
     """
     file = _site_file(environment)
     if file is None:
-        return {}
+        return [], ""
     values = _read(file)
     keys = [key for key in SlurmCluster.model_fields if key != "name"]
     for key in values:
         if key not in keys:
             raise ConfigError(f"{file}: unknown key {key}{nearest(str(key), keys)}")
-    return values
+    return [hydra_word(f"cluster.{key}", value) for key, value in values.items()], str(file)
 
 
 def _site_file(environment: Mapping[str, str]) -> Path | None:
@@ -44,7 +45,7 @@ def _site_file(environment: Mapping[str, str]) -> Path | None:
 def _read(file: Path) -> dict[Any, Any]:
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
         """YAML 1.1 would take 12:00:00 for a number in base 60, and the account 0123 for one in base 8."""
 
     Loader.yaml_implicit_resolvers = {
