@@ -25,12 +25,13 @@ def run(arguments: list[str]) -> int:
         return 0
     words, flags = split_words(arguments, FLAGS)
     submission = plan_submission(words, Path(flags["--config"]) if "--config" in flags else None)
+    if "--dry-run" not in flags:
+        slurm.check_script(submission.script)
     if submission.warning:
         print(f"distmlp: warning: {submission.warning}", file=sys.stderr)
     if "--dry-run" in flags:
         print(submission.script, end="")
         return 0
-    slurm.check_script(submission.script)
     with all_or_nothing() as writing:
         _write(submission, writing)
         job = slurm.submit(submission.script_file)

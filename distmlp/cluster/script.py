@@ -18,7 +18,6 @@ FIRST_PORT, NUM_PORTS = 15000, 16000
 HEAD = """\
 # Written by `distmlp submit`. To do it again by hand: sbatch {script}
 # The job trains, saves before its time is over, and starts again until the run has ended.
-set -eo pipefail
 """
 
 TRAP = """\
@@ -52,7 +51,8 @@ case $next,$ended,$left in
         scontrol requeue "$job" || DISTMLP_RESTARTS=$((${{DISTMLP_RESTARTS:-0}} + ${{SLURM_RESTART_COUNT:-0}} + 1)) \\
             sbatch --dependency="afterany:$job" {array}{script} || true
         ;;
-    *) echo "This job does not start again: status $next, ended from outside: $ended." ;;
+    3,*) echo "The job was ended from outside, and does not start again." ;;
+    *) ;;
 esac
 """
 # Keys that are options of sbatch, with the same name but for the underscore.
@@ -95,15 +95,10 @@ def render(job: Job) -> str:
     Raises:
         ConfigError: a value cannot be written into it.
     """
-    parts = ["#!/bin/bash\n" + "".join(f"#SBATCH {line}\n" for line in _options(job))]
-    parts += [
-        HEAD.format(script=shlex.quote(job.script)),
-        _preparation(job.cluster),
-        _words(job),
-        TRAP if job.cluster.requeue else "trap : TERM\n",
-    ]
-    parts += [_training(job), _end(job)]
-    text = "\n".join(part for part in parts if part)
+    options = "".join(f"#SBATCH {line}\n" for line in _options(job))
+    head = HEAD.format(script=shlex.quote(job.script)) + _preparation(job.cluster)
+    trap = TRAP if job.cluster.requeue else "trap : TERM\n"
+    text = "\n".join(["#!/bin/bash\n" + options, head, _words(job), trap, _training(job), _end(job)])
     for line in text.split("\n"):
         one_line(line, "a line of job.sbatch,")
     return text
@@ -140,12 +135,14 @@ def _option(line: str) -> str:
 
 def _preparation(cluster: SlurmCluster) -> str:
     """What the user asked for, before `set -u`: modules and activations of environments use unset variables."""
-    lines = [f"module load {shlex.quote(module)}" for module in cluster.modules]
+    lines = ["set -eo pipefail"]
+    lines += [f"module load {shlex.quote(module)}" for module in cluster.modules]
     for entry in cluster.environment:
         name, equals, value = entry.partition("=")
         given = f"export {name}={shlex.quote(value)}"
         lines.append(given if equals else f': "${{{name}:?is not set in this job}}"; export {name}')
-    return "".join(f"{line}\n" for line in [*lines, *cluster.lines, "set -u"])
+    lines += cluster.lines
+    return "\n".join([*lines, "set -u"] if len(lines) > 1 else ["set -euo pipefail"]) + "\n"
 
 
 def _words(job: Job) -> str:
