@@ -1,14 +1,13 @@
 """`distmlp train`: compose, validate, launch where that is due, build, fit, test, and say where it all is."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from distmlp import run_folder
 from distmlp.apps.continued import check_resumable, compose_resumed
-from distmlp.apps.opening import SPLITS, announce, announce_resume, open_run
+from distmlp.apps.fit import Parts, fit
+from distmlp.apps.opening import SPLITS, open_run
 from distmlp.apps.planned_world import planned_world, started_world
 from distmlp.compose import Composed
 from distmlp.config import Config, all_fields
@@ -16,15 +15,9 @@ from distmlp.devices import device_type
 from distmlp.errors import ConfigError
 from distmlp.launch.handover import Handover
 from distmlp.launch.rank_side import reported_to_launcher
-from distmlp.process_group import (
-    form_process_group,
-    leave_process_group,
-    wait_for_rank_zero,
-)
+from distmlp.process_group import form_process_group, leave_process_group
 from distmlp.runtime import World, check_split_size, discover, has_launcher
-from distmlp.summary import show_summary, summarize
 
-STOPPED_BY_SIGNAL = 3
 USAGE = (
     "usage: distmlp train [--config RUN/config.yaml] [--cfg job | --summary | --multirun] [group=choice] [key=value]"
 )
@@ -130,51 +123,5 @@ def _train(composed: Composed, world: World) -> int:
     check_resumable(composed, data, network)
     if world.world_size > 1 or chosen.name != "single":
         form_process_group(world, "nccl" if kind == "cuda" else "gloo")
-    named, start = open_run(composed, data, world, kind)
-    folder, reader = start.folder, start.reader()
-    first = build.first_epoch_and_sample(reader.state) if reader else (0, 0)
-    console = Console(stderr=True)
-    if world.rank == 0:
-        announce(console, folder, data, module, world, kind, reason)
-        announce_resume(console, reader)
-    made = build.build_run(
-        named.config,
-        data,
-        strategy,
-        world,
-        strategy_name=chosen.name,
-        run_folder=folder,
-        attempt=start.attempt,
-        reader=reader,
-        values=named.values,
-        console=console,
-    )
-    started = time.time()
-    made.trainer.fit(
-        module,
-        build.train_loader(config, data, world, first),
-        build.evaluation_loader(config, data, world, "validation"),
-    )
-    seconds = time.time() - started
-    stopped = made.stopping.stopped_by_signal
-    if not stopped and len(data.test):
-        made.trainer.test(module, build.evaluation_loader(config, data, world, "test"), verbose=False)
-    strategy.close()  # type: ignore[attr-defined]
-    if world.rank == 0:
-        position = module.position
-        summary = summarize(
-            ended_because=made.stopping.reason,
-            step=position.step,
-            epoch=position.epoch,
-            samples=position.samples,
-            seconds=seconds + (reader.state["seconds"] if reader else 0.0),
-            num_parameters=module.num_parameters,
-            final={name: value for name, value in made.latest.items() if "/" in name},
-            best=made.best,
-        )
-        run_folder.write_json(folder / "summary.json", summary)
-        show_summary(Console(), folder, summary)
-    if not stopped:
-        return 0
-    wait_for_rank_zero(world)
-    return STOPPED_BY_SIGNAL
+    with open_run(composed, data, world, kind) as opened:
+        return fit(opened, Parts(data, strategy, module, chosen.name, reason), world, kind)

@@ -76,10 +76,10 @@ def speaks_for_all() -> bool:
 
 def _agent_store() -> Any:
     """The store of torchrun's agent, if there is one."""
-    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
-
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
     with suppress(ConfigError):
         point = meeting_point(World(0, 1, 0, 1, "torchrun"))
         store = TCPStore(point.host, point.port, is_master=False, timeout=CONNECT, wait_for_workers=False)
