@@ -20,6 +20,7 @@ VERBS = {
     "evaluate": "measure a trained run or checkpoint on a split",
     "generate": "continue a prompt with a trained gpt or rnn",
     "checkpoint": "list, show, verify, compare, export and import checkpoints",
+    "requeue": "in a job script: says whether the job shall start again",
     "plot": "draw loss and accuracy curves of runs",
 }
 

@@ -49,6 +49,7 @@ class RunState:
         pid: process id of rank 0 on that host.
         changed: when this was written, in seconds since 1970.
         starts: all of them, the newest last.
+        cancelled: whether `distmlp runs cancel` ended it: its job is not to start again.
     """
 
     state: State
@@ -59,6 +60,7 @@ class RunState:
     pid: int = 0
     changed: float = 0.0
     starts: tuple[Started, ...] = ()
+    cancelled: bool = False
 
     def changed_to(self, **values: Any) -> "RunState":
         """The same with other ``values``."""

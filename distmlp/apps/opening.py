@@ -50,7 +50,14 @@ class OpenRun:
     def end(self, state: State, reason: str, exit_status: int) -> None:
         """Records how this start of the run has ended."""
         if self.state is not None:
-            self.state = self.state.changed_to(state=state, reason=reason, exit_status=exit_status, changed=time.time())
+            on_disk = read_state(self.start.folder) or self.state
+            self.state = self.state.changed_to(
+                state=state,
+                reason=reason,
+                exit_status=exit_status,
+                changed=time.time(),
+                cancelled=on_disk.cancelled,  # somebody else may have said so
+            )
             write_state(self.start.folder, self.state)
 
 

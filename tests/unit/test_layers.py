@@ -30,7 +30,7 @@ LAYERS = (
     layer(
         "ground",
         "__init__ errors schema config compose runtime devices hostlist process_group strategy_rules deepspeed_rules "
-        "log run_folder run_state launch sweep shards",
+        "log run_folder run_lock run_state launch sweep shards",
     ),
     layer("parts", "model data tasks planner cluster optimizer scheduler", apart=True),
     layer("training", "module strategy checkpoint resilience tracking callbacks", apart=True),
