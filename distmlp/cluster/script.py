@@ -95,13 +95,19 @@ def render(job: Job) -> str:
     Raises:
         ConfigError: a value cannot be written into it.
     """
+    _check_texts(job)
     options = "".join(f"#SBATCH {line}\n" for line in _options(job))
     head = HEAD.format(script=shlex.quote(job.script)) + _preparation(job.cluster)
     trap = TRAP if job.cluster.requeue else "trap : TERM\n"
-    text = "\n".join(["#!/bin/bash\n" + options, head, _words(job), trap, _training(job), _end(job)])
-    for line in text.split("\n"):
-        one_line(line, "a line of job.sbatch,")
-    return text
+    return "\n".join(["#!/bin/bash\n" + options, head, _words(job), trap, _training(job), _end(job)])
+
+
+def _check_texts(job: Job) -> None:
+    """Quotes do not help against a line break in `#SBATCH`. The schema has checked what comes from ``cluster``."""
+    for key in ("root", "name", "run_id", "script", "work_dir", "python"):
+        one_line(getattr(job, key), key)
+    for word in [*job.words, *(job.container.mounts if job.container else [])]:
+        one_line(word, "the word")
 
 
 def _options(job: Job) -> list[str]:
@@ -129,7 +135,7 @@ def _array(job: Job) -> str | None:
 
 
 def _option(line: str) -> str:
-    name, equals, value = one_line(line, "an option of sbatch,").partition("=")
+    name, equals, value = line.partition("=")
     return f"{name}={for_sbatch(value)}" if equals else name
 
 
