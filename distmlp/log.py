@@ -55,6 +55,11 @@ def console() -> TextIO:
     return _console[-1] if _console else sys.stderr
 
 
+def is_off_the_console() -> bool:
+    """Whether what this process prints goes to its log."""
+    return bool(_console)
+
+
 def send_output_to(file: Path) -> None:
     """Appends what this process prints from now on to ``file``: prints, warnings of C++, the words of a crash."""
     sys.stdout.flush()

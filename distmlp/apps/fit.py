@@ -84,4 +84,5 @@ def fit(opened: OpenRun, parts: Parts, world: World, kind: str) -> int:
     opened.end("stopped" if stopped else "finished", made.stopping.reason, status)
     if stopped:
         wait_for_rank_zero(world)
-    return status
+    # One rank says it for all: a launcher stops the others at the first status that is not 0.
+    return status if world.rank == 0 else 0

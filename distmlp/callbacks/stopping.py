@@ -11,6 +11,8 @@ import lightning
 FROM_PEOPLE = (signal.SIGINT, signal.SIGTERM)
 FROM_SLURM = (signal.SIGUSR1, signal.SIGUSR2)
 GO_ON, BY_TIME, BY_SIGNAL = 0, 1, 2
+WISH = 1_000_000  # what ranks tell each other: a wish times this, plus the milliseconds of a step; the largest counts
+MILLISECONDS_BETWEEN_CHECKS = 2000
 
 
 class Stopping(lightning.Callback):
@@ -46,6 +48,8 @@ class Stopping(lightning.Callback):
         self.stopped_by_signal = False
         self.former_handlers: dict[int, Any] = {}
         self.answer: Callable[[], int] = lambda: GO_ON
+        self.next_check = 0
+        self.last_check = (0, 0.0)
         self.started = time.monotonic()
         self.reason = f"trainer.max_epochs={max_epochs} reached"
 
@@ -58,6 +62,7 @@ class Stopping(lightning.Callback):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.started = time.monotonic()
+        self.last_check = (pl_module.position.step, self.started)
         self.former_handlers = {number: signal.signal(number, self._on_signal) for number in FROM_PEOPLE + FROM_SLURM}
         self._stop_at_limits(trainer, pl_module.position)  # a resumed run may have reached them
         if None not in (self.reached_loss, self.loss_threshold):
@@ -111,21 +116,36 @@ class Stopping(lightning.Callback):
         time_is_over = self.max_time is not None and time.monotonic() - self.started >= self.max_time.total_seconds()
         wish = BY_SIGNAL if self.signal_name else BY_TIME if time_is_over else GO_ON
         if trainer.world_size > 1:
-            if step % self.check_every_steps:
+            if step < self.next_check:
                 return
             # What was asked at the last check has long been answered, so that no step waits for it.
-            mine, wish = wish, self.answer()
-            self.answer = trainer.strategy.ask_all(mine)  # type: ignore[attr-defined]
+            mine, (wish, slowest) = wish, divmod(self.answer(), WISH)
+            self.answer = trainer.strategy.ask_all(mine * WISH + self._milliseconds(step))  # type: ignore[attr-defined]
+            self.next_check = step + steps_between_checks(slowest, self.check_every_steps)
         if wish == BY_SIGNAL:
             self.stopped_by_signal = True
             self._stop(trainer, f"stopped by {self.signal_name or 'a signal to another rank'}")
         elif wish == BY_TIME:
             self._stop(trainer, f"trainer.max_time={self.max_time} reached")
 
+    def _milliseconds(self, step: int) -> int:
+        """Of a step of this rank since the last check, at least 1; what it says of the first check, nobody uses."""
+        (last, at), self.last_check = self.last_check, (step, time.monotonic())
+        seconds = (self.last_check[1] - at) / max(1, step - last)
+        return min(max(1, round(1000 * seconds)), WISH - 1)
+
     def _stop(self, trainer: lightning.Trainer, reason: str) -> None:
         if not trainer.should_stop:
             self.reason = reason
         trainer.should_stop = True
+
+
+def steps_between_checks(milliseconds: int, most: int) -> int:
+    """Steps until ranks ask each other again, ``most`` or fewer where a step of the slowest takes ``milliseconds``.
+
+    An answer is read at the check after its own, so a signal is followed within two of these and a step.
+    """
+    return max(1, min(most, MILLISECONDS_BETWEEN_CHECKS // milliseconds)) if milliseconds else 1
 
 
 def _nothing() -> None:

@@ -15,9 +15,10 @@ from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from distmlp.errors import ConfigError
+from distmlp.errors import ClusterError, ConfigError
 from distmlp.launch.handover import Handover
-from distmlp.log import log, one_line, send_output_to
+from distmlp.log import console, is_off_the_console, log, one_line, send_output_to
+from distmlp.runtime import own_rank
 
 PARENT_KEY = "DISTMLP_PARENT"
 ERROR_FILE_KEY = "TORCHELASTIC_ERROR_FILE"
@@ -57,9 +58,18 @@ def reported_to_launcher(handover: Handover | None) -> Iterator[None]:
             _write_error_file(Path(error_file), error)
         if not is_mistake:
             log.info("this process failed", exc_info=True)
+        if not error_file and is_off_the_console() and not isinstance(error, ConfigError | ClusterError):
+            _tell(error)
         if handover and error_file and not isinstance(error, BrokenPipeError):
             raise SystemExit(2 if is_mistake else 1) from None
         raise
+
+
+def _tell(error: Exception) -> None:
+    """Says on the console why this rank failed, under a launcher that does not ask each rank for it."""
+    rank = f"distmlp: rank {own_rank()} on {os.uname().nodename}"
+    text = f"{rank} lost another rank" if lost_a_peer(error) else f"{rank} failed:\n{traceback.format_exc().rstrip()}"
+    print(text, file=console())
 
 
 def _write_error_file(path: Path, error: Exception) -> None:
@@ -92,7 +102,8 @@ def lost_a_peer(error: BaseException) -> bool:
 
 def keep_off_the_console(file: Path) -> None:
     """Sends what this rank prints to its log ``file``, with what it has printed into the agent's files so far."""
-    early = early_output(Path(os.environ.get(ERROR_FILE_KEY, "")).parent)
+    error_file = os.environ.get(ERROR_FILE_KEY)
+    early = early_output(Path(error_file).parent) if error_file else ""
     send_output_to(file)
     if early:
         print(early, file=sys.stderr)

@@ -10,6 +10,8 @@ from typing import Any
 import lightning
 import pytest
 
+from distmlp.callbacks.stopping import steps_between_checks
+
 Fit = Callable[..., Any]
 BLOCKS = [0.0, 5.0]  # one step for each call of `training_step`, or as many as there are in an epoch
 
@@ -141,3 +143,22 @@ def test_a_signal_of_slurm_ends_training_after_its_step_however_often_it_comes(n
     stopping = fit("trainer.max_steps=9", prepare=send_twice).run.stopping
     assert stopping.stopped_by_signal
     assert stopping.reason == f"stopped by {signal.Signals(number).name}"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "most", "steps"),
+    [
+        (0, 10, 1),
+        (1, 10, 10),
+        (200, 10, 10),
+        (400, 10, 5),
+        (1999, 10, 1),
+        (60_000, 10, 1),
+        (999_999, 1, 1),
+        (1, 50, 50),
+    ],
+)
+def test_ranks_ask_each_other_within_two_seconds_however_long_a_step_takes(
+    milliseconds: int, most: int, steps: int
+) -> None:
+    assert steps_between_checks(milliseconds, most) == steps
