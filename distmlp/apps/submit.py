@@ -50,9 +50,8 @@ def _write(submission: Submission, writing: Writing) -> None:
 
 
 def _submitted(state: RunState, job: str) -> RunState:
-    return state.changed_to(
-        state="submitted", reason="waits for its job", exit_status=None, job=job, host="", pid=0, changed=time.time()
-    )
+    new = RunState("submitted", "waits for its job", job=job, changed=time.time())
+    return new.changed_to(starts=state.starts)  # of this run, whatever became of its former job
 
 
 def _say(submission: Submission, job: str) -> None:
