@@ -52,11 +52,10 @@ def check_paths(needed: Iterable[Needed], mounts: str | None = None) -> str:
             )
         if kind in LOCAL_DISKS:
             local.setdefault(kind, []).append(f"{one.what} {path}")
+    if not local:
+        return ""
     where = "; ".join(f"on {kind}: {', '.join(dict.fromkeys(paths))}" for kind, paths in local.items())
-    return (
-        f"compute nodes must see these under the same paths, and a local disk may be this host's alone: {where}"
-        * bool(local)
-    )
+    return f"compute nodes must see these under the same paths, and a local disk may be this host's alone: {where}"
 
 
 def file_system(path: Path, mounts: str) -> str:
