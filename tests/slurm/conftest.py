@@ -1,0 +1,38 @@
+"""A cluster for all tests here, in good order before each; where there can be none, they are skipped and say why."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cluster import Cluster, why_no_cluster
+from training import SMALL, losses
+
+
+@pytest.fixture(scope="session")
+def started_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of three nodes, as the last test left it."""
+    if reason := why_no_cluster():
+        pytest.skip(reason)
+    with Cluster(tmp_path_factory.mktemp("slurm"), 3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(started_cluster: Cluster) -> Cluster:
+    """A cluster of three idle nodes and no job."""
+    started_cluster.reset()
+    return started_cluster
+
+
+@pytest.fixture(scope="session")
+def one_process(started_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[int, float]]:
+    """Losses of the small run, changed by words, in one process without SLURM: what any way to start it must give."""
+
+    @functools.cache
+    def train(*more: str) -> dict[int, float]:
+        folder: Path = tmp_path_factory.mktemp("one-process")
+        started_cluster.output("python", "-m", "distmlp", *SMALL, *more, folder=folder)
+        return losses(folder)
+
+    return train
