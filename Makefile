@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 export PIP_USE_PEP517 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test parity resume-matrix disk-access check format wheel clean
+.PHONY: help train test parity resume-matrix slurm disk-access check format wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -18,7 +18,7 @@ train: .venv/.train-ready ## train the default experiment
 test: .venv/.dev-ready ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
-# `make test` has a part of these two.
+# `make test` has a part of these three.
 parity: .venv/.dev-ready ## compare every strategy with the others, write docs/parity.md
 	rm -rf build/parity
 	DISTMLP_PARITY=$(CURDIR)/build/parity $(BIN)/python -m pytest -q tests/distributed/test_parity.py
@@ -28,6 +28,9 @@ resume-matrix: .venv/.dev-ready ## resume from every strategy under every other,
 	rm -rf build/resume-matrix
 	DISTMLP_RESUME_MATRIX=$(CURDIR)/build/resume-matrix $(BIN)/python -m pytest -q tests/distributed/test_resume_matrix.py
 	PYTHONPATH=tests/distributed $(BIN)/python -m parity.resume_report build/resume-matrix docs/resume-matrix.md
+
+slurm: .venv/.dev-ready ## run all tests that need a SLURM cluster, of which `make test` has a part
+	DISTMLP_SLURM=all $(BIN)/python -m pytest -q tests/slurm
 
 COMPILE := from distmlp.strategy import deepspeed_io, deepspeed_process as p; \
     p.import_deepspeed("cpu"); deepspeed_io.load_disk_access("cpu")

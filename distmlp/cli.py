@@ -19,6 +19,7 @@ VERBS = {
     "submit": "write a SLURM job script for a training and submit it",
     "evaluate": "measure a trained run or checkpoint on a split",
     "generate": "continue a prompt with a trained gpt or rnn",
+    "runs": "table of all runs; watch one live, cancel one",
     "checkpoint": "list, show, verify, compare, export and import checkpoints",
     "requeue": "in a job script: says whether the job shall start again",
     "plot": "draw loss and accuracy curves of runs",
@@ -37,6 +38,7 @@ examples:
   distmlp evaluate runs/NAME/ID split=test
   distmlp generate runs/NAME/ID prompt="Once upon"
   distmlp plot runs/NAME/ID runs/NAME/OTHER
+  distmlp runs watch NAME/ID
   distmlp checkpoint export runs/NAME/ID --to model.safetensors
   distmlp train trainer.devices=4                        four processes on this machine
   distmlp train --multirun optimizer.lr=0.01,0.1 model=mlp,cnn

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distmlp.errors import ConfigError
+from distmlp.errors import ClusterError, ConfigError
 
 FILE = ".lock"
 SECONDS_TO_WAIT = 150.0  # beyond the 90 s that an NFS server gives a lost client
@@ -30,6 +30,7 @@ def locked(folder: Path, *, seconds: float, warn: Callable[[str], None]) -> Iter
 
     Raises:
         ConfigError: another process trains this run.
+        ClusterError: it does so after all these ``seconds``.
     """
     descriptor = os.open(folder / FILE, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -47,9 +48,10 @@ def _take(descriptor: int, folder: Path, seconds: float, warn: Callable[[str], N
             return
         except BlockingIOError:
             if time.monotonic() - started >= seconds:
-                raise ConfigError(
-                    f"{folder} is being written by another process: wait for it, stop it, or choose another run.id"
-                ) from None
+                line = f"{folder} is being written by another process"
+                if seconds:  # of this run, before its job was restarted
+                    raise ClusterError(f"{line}, after {seconds:.0f} s still") from None
+                raise ConfigError(f"{line}: wait for it, stop it, or choose another run.id") from None
             if not has_warned:
                 warn(f"{folder} is still locked by the former start of this run: waits up to {seconds:.0f} s")
                 has_warned = True

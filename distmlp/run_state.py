@@ -73,7 +73,7 @@ def read_state(folder: Path) -> RunState | None:
         values = json.loads((folder / FILE).read_text(encoding="utf-8"))
         starts = tuple(Started(**one) for one in values.pop("starts"))
         return RunState(**values, starts=starts)
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -12,6 +12,7 @@ from distmlp.compose import Composed, compose
 from distmlp.config import Config
 from distmlp.errors import ConfigError
 from distmlp.log import log
+from distmlp.run_lock import FILE
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,6 +99,8 @@ def check_resumable(composed: Composed, data: "DataSet", network: "nn.Module") -
 
 def check_same_run(named: Composed, folder: Path) -> None:
     """A run that was cut before its first checkpoint starts over; any other run keeps its folder to itself."""
+    if {path.name for path in folder.iterdir()} <= {"logs", FILE}:  # cut before it wrote anything
+        return
     if _without_cluster(folder / "config.yaml") != {**named.values, "cluster": None}:
         raise ConfigError(
             f"{folder} exists, holds no checkpoint, and is of another configuration: leave run.id unset, or choose "

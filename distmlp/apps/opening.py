@@ -112,7 +112,8 @@ def _begin(
     started = Started(now, step, num_restarts(), job_id(), world.world_size)
     starts = (*(former.starts if former else ()), started)
     host, pid = os.uname().nodename, os.getpid()
-    state = RunState("running", "", None, job_id(), host, pid, now, starts)
+    is_cancelled = former is not None and former.cancelled and former.job == job_id() != ""  # while it was starting
+    state = RunState("running", "", None, job_id(), host, pid, now, starts, is_cancelled)
     write_state(folder, state)
     return state
 

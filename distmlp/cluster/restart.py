@@ -36,7 +36,7 @@ def judge(state: RunState | None, *, status: int, job: str, restart: int, newest
     if state is None or started is None:
         return Verdict(status or FAILED, f"the job ended with status {status} before training began: not restarted")
     if state.cancelled:
-        return Verdict(status, "the run was cancelled")
+        return Verdict(FAILED if status == STOPPED else status, "the run was cancelled")  # 3 would start it again
     if (started.job, started.restart) != (job, restart):
         if status == MISTAKE:
             return Verdict(MISTAKE, "its configuration or its data are wrong: not restarted")

@@ -10,6 +10,7 @@ from rich.table import Table
 from distmlp.checkpoint.overview import Overview, biggest_weights, sizes_by_kind, tensor_bytes, total_bytes
 from distmlp.checkpoint.reader import CheckpointReader
 from distmlp.report.network import format_bytes
+from distmlp.report.spans import span
 
 NUM_BIGGEST = 5
 
@@ -106,8 +107,4 @@ def shown_age(saved_at: str, now: float) -> str:
         then = datetime.fromisoformat(saved_at)
     except ValueError:
         return "–"
-    seconds = max(0.0, now - then.timestamp())
-    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+    return f"{span(now - then.timestamp())} ago"

@@ -159,7 +159,7 @@ class Cluster:
         self._start_node(node)
         wait_until(lambda: self._node_started(node) != before, 60, self.logs)
         if self.node_state(node) == "down":  # one that was gone for so short a time that nobody noticed
-            self.output("scontrol", "update", f"nodename={node}", "state=resume")
+            self._as_root(LOGIN, "scontrol", "update", f"nodename={node}", "state=resume")
         wait_until(lambda: self.node_state(node) in IN_SERVICE, 60, self.logs)
 
     def cut(self, node: str) -> None:
@@ -240,11 +240,12 @@ class Cluster:
         self._as_root(LOGIN, "ip", *words)
 
     def _as_root(self, machine: str, *words: str) -> None:
-        ran = self._machines[machine].run(*words, root=True)
+        ran = self._machines[machine].run(*words, root=True, environment=self._environment)
         assert ran.returncode == 0, f"{' '.join(words)} on {machine}: {ran.stderr}"
 
     def _node_started(self, node: str) -> str:
-        return re.findall("SlurmdStartTime=(\\S+)", self.output("scontrol", "show", "node", node))[0]
+        shown = self.output("scontrol", "show", "node", node)
+        return shown.partition("SlurmdStartTime=")[2].split()[0]
 
     def _wait_until_idle(self) -> None:
         def idle() -> bool:

@@ -1,12 +1,18 @@
 """A cluster for all tests here, in good order before each; where there can be none, they are skipped and say why."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cluster import Cluster, why_no_cluster
+from disturbed import undisturbed
 from training import SMALL, losses
+
+# `make slurm` has them all.
+collect_ignore = [] if os.environ.get("DISTMLP_SLURM") == "all" else ["test_all_faults.py"]
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +42,9 @@ def one_process(started_cluster: Cluster, tmp_path_factory: pytest.TempPathFacto
         return losses(folder)
 
     return train
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The steps of the run that nothing happens to."""
+    return undisturbed(tmp_path_factory.mktemp("undisturbed"))

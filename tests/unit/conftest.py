@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -159,3 +160,74 @@ def warnings_logged() -> Iterator[list[str]]:
     log.addHandler(listener)
     yield messages
     log.removeHandler(listener)
+
+
+class FakeSlurm:
+    """`squeue` and `scancel` in a folder of PATH: they answer what they are told to, and write down their words."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.answers("squeue", "")
+        self.answers("scancel", "")
+
+    def answers(self, program: str, text: str, *, error: str = "", status: int = 0, seconds: float = 0) -> None:
+        (self.folder / f"{program}.out").write_text(text)
+        (self.folder / f"{program}.err").write_text(error)
+        place = f"{self.folder}/{program}"
+        words = [
+            "#!/bin/sh",
+            f'echo "$@" >> {place}.calls; env >> {place}.env',
+            f"[ -x {place}.then ] && {place}.then",
+            f"cat {place}.out; cat {place}.err >&2",
+            *([f"exec sleep {seconds}"] if seconds else []),
+            f"exit {status}",
+        ]
+        self._write(program, "\n".join(words))
+
+    def then(self, program: str, command: str) -> None:
+        """What a call does besides answering."""
+        self._write(f"{program}.then", f"#!/bin/sh\n{command}\n")
+
+    def calls(self, program: str) -> list[str]:
+        file = self.folder / f"{program}.calls"
+        return file.read_text().splitlines() if file.exists() else []
+
+    def _write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+        (self.folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    """A SLURM of which everything is known; its folder comes first in PATH."""
+    fake = FakeSlurm(tmp_path / "bin-of-slurm")
+    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
+    return fake
+
+
+@pytest.fixture
+def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A PATH without SLURM's programs."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def write_run(folder: Path, lines: list[dict[str, Any]] | None = None, state: Any = None, **trainer: Any) -> Path:
+    """A run folder as far as it is asked for: configuration, lines of metrics, state."""
+    import yaml
+
+    from distmlp.run_state import write_state
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"trainer": trainer, "checkpoint": {"metric": "val/loss"}}))
+    if lines is not None:
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if state is not None:
+        write_state(folder, state)
+    return folder
+
+
+@pytest.fixture
+def make_run() -> Callable[..., Path]:
+    """`write_run`."""
+    return write_run

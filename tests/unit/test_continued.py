@@ -107,6 +107,16 @@ def test_limits_that_a_resumed_run_has_reached_end_it_at_once(train: Train) -> N
         assert max(line["step"] for line in lines("one")) == 12
 
 
+def test_a_run_cut_before_it_wrote_anything_starts_over(train: Train) -> None:
+    (folder_of("cut") / "logs").mkdir(parents=True)
+    (folder_of("cut") / ".lock").touch()
+    assert train("run.id=cut", "trainer.max_steps=1")[0] == 0
+    (folder_of("other") / "photos").mkdir(parents=True)
+    status, said = train("run.id=other")
+    assert (status, "holds no checkpoint, and is of another configuration" in said) == (2, True)
+    assert [path.name for path in folder_of("other").iterdir()] == ["photos"]
+
+
 def test_a_run_is_continued_by_its_folder_with_its_own_configuration(train: Train, tmp_path: Path) -> None:
     train("run.id=one", "optimizer.lr=0.01")
     status = main(["train", "resume=runs/net/one", "trainer.max_epochs=4"])

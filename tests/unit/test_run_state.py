@@ -19,7 +19,9 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"state": "running"}', '{"state": "running", "starts": [{}]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"state": "running"}', '{"state": "running", "starts": [{}]}']
+)
 def test_what_cannot_be_read_is_no_state(text: str, tmp_path: Path) -> None:
     assert read_state(tmp_path) is None
     (tmp_path / FILE).write_text(text)

@@ -48,7 +48,7 @@ def test_a_job_that_never_trained_is_not_tried_again(status: int, expected: int)
 
 def test_a_cancelled_run_does_not_start_again() -> None:
     state = RunState("stopped", "stopped by SIGUSR2", 3, cancelled=True, starts=(start(0),))
-    assert judged(state, status=3, newest_step=9) == Verdict(3, "the run was cancelled")
+    assert judged(state, status=3, newest_step=9) == Verdict(1, "the run was cancelled")
 
 
 def test_a_crash_loop_ends_after_three_restarts_without_progress() -> None:
