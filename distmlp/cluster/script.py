@@ -44,9 +44,9 @@ START_AGAIN = """\
 # SLURM would start a cancelled job again too, if asked. Who ended it from outside meant that, or starts it again by
 # other means; only the limit of time means nothing by it.
 job={job}
-left=$(squeue --noheader --jobs="$job" --format=%L) || left=
-case $next,$ended,$left in
-    3,no,* | 3,yes,0:00 | 3,yes,INVALID)
+reason=$(squeue --noheader --jobs="$job" --format=%r) || reason=
+case $next,$ended,$reason in
+    3,no,* | 3,yes,TimeLimit)
         # Where that is refused, or not installed, a new job takes over, and knows how often there was one before.
         scontrol requeue "$job" || DISTMLP_RESTARTS=$((${{DISTMLP_RESTARTS:-0}} + ${{SLURM_RESTART_COUNT:-0}} + 1)) \\
             sbatch --dependency="afterany:$job" {array}{script} || true

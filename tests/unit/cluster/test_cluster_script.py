@@ -115,7 +115,7 @@ if name == "srun" and "{folder}/bin/training" in words:
     sys.exit(int(os.environ["TRAIN"]))
 if "distmlp" in words and "requeue" in words:
     sys.exit(int(os.environ["VERDICT"]))
-print({{"squeue": os.environ.get("LEFT", "10:00"), "scontrol": "node1"}}.get(name, ""))
+print({{"squeue": os.environ.get("REASON", "None"), "scontrol": "node1"}}.get(name, ""))
 sys.exit(int(os.environ.get(name.upper(), 0)))
 """
 
@@ -222,12 +222,12 @@ def test_requeue_false_starts_nothing_again(tmp_path: Path) -> None:
     assert ran.status == 3
 
 
-@pytest.mark.parametrize(("left", "again"), [("8:13", False), ("UNLIMITED", False), ("0:00", True), ("INVALID", True)])
+@pytest.mark.parametrize(("reason", "again"), [("None", False), ("", False), ("TimeLimit", True)])
 def test_a_job_that_was_cancelled_stays_so_and_one_whose_time_is_over_goes_on(
-    tmp_path: Path, left: str, again: bool
+    tmp_path: Path, reason: str, again: bool
 ) -> None:
     """The shell outlives SIGTERM, waits for the ranks to save, and takes their status, not the signal's."""
-    ran = Ran(tmp_path, JOB, terminate=True, TRAIN="3", TRAINS_FOR="0.5", VERDICT="3", LEFT=left)
+    ran = Ran(tmp_path, JOB, terminate=True, TRAIN="3", TRAINS_FOR="0.5", VERDICT="3", REASON=reason)
     assert ran.of("training")[0][3:5] == ["--status", "3"]
     assert ran.of("scontrol") == ([["requeue", "12"]] if again else [])
     assert ("does not start again" in ran.output) is not again
