@@ -16,6 +16,7 @@ from distmlp.log import console
 
 VERBS = {
     "train": "train a network; writes a run folder",
+    "submit": "write a SLURM job script for a training and submit it",
     "evaluate": "measure a trained run or checkpoint on a split",
     "generate": "continue a prompt with a trained gpt or rnn",
     "runs": "table of all runs; watch one live, cancel one",
@@ -42,6 +43,8 @@ examples:
   distmlp train trainer.devices=4                        four processes on this machine
   distmlp train --multirun optimizer.lr=0.01,0.1 model=mlp,cnn
                                                          four runs, one after the other
+  distmlp submit cluster=slurm cluster.nodes=2 cluster.gpus_per_node=8 cluster.time=12:00:00
+                                                         sixteen ranks, as a job
   torchrun --nnodes 2 --nproc-per-node 4 … -m distmlp train
                                                          on each of two machines
 `distmlp train --help` explains every key."""

@@ -14,7 +14,7 @@ from distmlp.run_folder import new_run_id
 
 _RESUME = re.compile(r"^resume=")  # the key holds more than its source, which is what one says
 GROUPS_IN_ORDER = (
-    "experiment model data optimizer scheduler strategy precision trainer checkpoint tracking".split()
+    "experiment model data optimizer scheduler strategy precision trainer checkpoint tracking cluster".split()
 )  # as --help lists them
 
 

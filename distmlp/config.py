@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self, cast, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from distmlp.errors import ConfigError, did_you_mean
-from distmlp.schema import data, model, optimization, strategy
+from distmlp.schema import cluster, data, model, optimization, strategy
 from distmlp.schema.base import Section
 from distmlp.schema.data import TokenTask
 from distmlp.schema.run import Checkpoint, Precision, Resume, Run, Tracking, Trainer
@@ -69,6 +69,8 @@ Strategy = Annotated[
     Field(discriminator="name"),
 ]
 
+Cluster = Annotated[cluster.NoCluster | cluster.SlurmCluster, Field(discriminator="name")]
+
 TOKEN_MODELS = ("gpt", "bert", "rnn")
 
 
@@ -88,6 +90,7 @@ class Config(Section):
     checkpoint: Checkpoint
     resume: Resume = Resume()
     tracking: Tracking
+    cluster: Cluster = cluster.NoCluster(name="none")
 
     @property
     def token_task(self) -> TokenTask:
@@ -228,7 +231,7 @@ def _explain(fault: Any) -> str:
     parts = [str(part) for part in fault["loc"]]
     everything = keys = [name for name, _ in all_fields()]
     choice = ""
-    if parts and parts[0] in ("model", "data", "optimizer", "scheduler", "strategy") and len(parts) > 2:
+    if parts and parts[0] in ("model", "data", "optimizer", "scheduler", "strategy", "cluster") and len(parts) > 2:
         choice = parts.pop(1)  # the union's member, which the user did not write
         keys = _keys_of_choice(parts[0], choice)
     if parts and parts[-1].startswith(("constrained-", "literal[")):

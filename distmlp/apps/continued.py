@@ -94,19 +94,29 @@ def check_resumable(composed: Composed, data: "DataSet", network: "nn.Module") -
     if source != "auto":
         raise ConfigError(f"resume={source}: {checkpoints_place(config)} holds no checkpoint to go on from")
     if folder.exists():
-        _check_same_run(named, folder)
+        check_same_run(named, folder)
 
 
-def _check_same_run(named: Composed, folder: Path) -> None:
+def check_same_run(named: Composed, folder: Path) -> None:
     """A run that was cut before its first checkpoint starts over; any other run keeps its folder to itself."""
-    config = folder / "config.yaml"
     if {path.name for path in folder.iterdir()} <= {"logs", FILE}:  # cut before it wrote anything
         return
-    if not config.is_file() or config.read_text(encoding="utf-8") != named.as_yaml():
+    if _without_cluster(folder / "config.yaml") != {**named.values, "cluster": None}:
         raise ConfigError(
             f"{folder} exists, holds no checkpoint, and is of another configuration: leave run.id unset, or choose "
             "another"
         )
+
+
+def _without_cluster(file: Path) -> dict[str, Any]:
+    """The values of a run's configuration, less what its job asked for: with more time it is the same run."""
+    from yaml import YAMLError, safe_load
+
+    try:
+        values = safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError):
+        return {}
+    return {**values, "cluster": None} if isinstance(values, dict) else {}
 
 
 def find_start(config: Config, attempt: str) -> Start:

@@ -59,14 +59,26 @@ def check(config: Config, world: World, kind: str) -> None:
     """
     from distmlp.strategy.precision import precision_on
 
-    check_world(world, nodes=config.trainer.nodes, devices=config.trainer.devices)
-    check_strategy(config, world, kind)
+    check_elsewhere(config, world, kind)
     precision_on(config.precision.name, kind)
     strategy = config.strategy
     if isinstance(strategy, DeepSpeedStrategy) and "nvme" in (strategy.offload_optimizer, strategy.offload_parameters):
         from distmlp.strategy.deepspeed_io import check_disk_access
 
         check_disk_access(strategy.name)
+
+
+def check_elsewhere(config: Config, world: World, kind: str) -> None:
+    """The part of `check` that holds for any machine: this one may lack the GPUs that the run will have.
+
+    Raises:
+        ConfigError: numbers that disagree, or what the strategy or this kind of device cannot do.
+    """
+    from distmlp.strategy.precision import check_kind
+
+    check_world(world, nodes=config.trainer.nodes, devices=config.trainer.devices)
+    check_strategy(config, world, kind)
+    check_kind(config.precision.name, kind)
 
 
 def _num_processes(config: Config, kind: str) -> int:

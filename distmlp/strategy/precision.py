@@ -71,6 +71,7 @@ def precision_on(name: str, device_type: str) -> Precision:
     Raises:
         ConfigError: they do not; the message says what they have.
     """
+    check_kind(name, device_type)
     lack = {"tf32": _lacks_tf32, "bf16_mixed": _lacks_bf16, "bf16_true": _lacks_bf16, "fp16_mixed": _lacks_fp16}
     lack |= {"fp8": _lacks_fp8}
     reason = lack[name](device_type) if name in lack else ""
@@ -79,9 +80,22 @@ def precision_on(name: str, device_type: str) -> Precision:
     return PRECISIONS[name]
 
 
+def check_kind(name: str, device_type: str) -> None:
+    """Ends with a `ConfigError` where no device of ``device_type`` has the precision called ``name``."""
+    if device_type == "cuda":
+        return
+    if name == "tf32":
+        raise ConfigError(
+            f"precision=tf32 is a format of NVIDIA's tensor cores, and this run is on {device_type}: use precision=fp32"
+        )
+    if name == "fp8":
+        raise ConfigError(
+            f"precision=fp8 needs an NVIDIA GPU of compute capability 8.9 or newer, and this run is on {device_type}: "
+            "use precision=bf16_mixed"
+        )
+
+
 def _lacks_tf32(device_type: str) -> str:
-    if device_type != "cuda":
-        return f"is a format of NVIDIA's tensor cores, and this run is on {device_type}: use precision=fp32"
     return _needs_capability(TENSOR_CORES_TF32, "precision=fp32")
 
 
@@ -98,11 +112,6 @@ def _lacks_fp16(device_type: str) -> str:
 
 
 def _lacks_fp8(device_type: str) -> str:
-    if device_type != "cuda":
-        return (
-            f"needs an NVIDIA GPU of compute capability 8.9 or newer, and this run is on {device_type}: use "
-            "precision=bf16_mixed"
-        )
     reason = _needs_capability(TENSOR_CORES_FP8, "precision=bf16_mixed")
     if reason:
         return reason

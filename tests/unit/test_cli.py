@@ -44,7 +44,8 @@ def test_help_lists_verbs_groups_and_choices(words: list[str], capsys: Captured)
 
 
 def test_every_example_of_the_help_composes() -> None:
-    words = [line.split("  ")[1].split() for line in EXAMPLES.splitlines() if line.startswith("  distmlp train")]
+    verbs = ("  distmlp train", "  distmlp submit")
+    words = [line.split("  ")[1].split() for line in EXAMPLES.splitlines() if line.startswith(verbs)]
     assert len(words) >= 3
     for _, _, *overrides in words:
         if overrides[:1] == ["--multirun"]:
