@@ -38,6 +38,8 @@ RANKS_BY_TORCHRUN = """\
 # One task for each node: torchrun starts the ranks. Its port is the job's, so that jobs on one node do not meet.
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$(({first} + SLURM_JOB_ID % {count}))
+# How long after a signal it kills what still saves; its own default is 30 s.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={grace}
 """
 
 START_AGAIN = """\
@@ -170,7 +172,7 @@ def _training(job: Job) -> str:
     python = [*(job.container.command(gpus=job.gpus_per_node > 0) if job.container else []), shlex.quote(job.python)]
     text = ""
     if job.cluster.launcher == "torchrun":
-        text = RANKS_BY_TORCHRUN.format(first=FIRST_PORT, count=NUM_PORTS)
+        text = RANKS_BY_TORCHRUN.format(first=FIRST_PORT, count=NUM_PORTS, grace=job.cluster.grace_seconds)
         lines += [[*python, "-m", "torch.distributed.run"], [f"--nnodes={job.nodes}"]]
         lines[-1] += [f"--nproc-per-node={job.ranks_per_node}", "--max-restarts=0"]
         lines += [['--rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"', "--rdzv-backend=c10d"]]

@@ -70,7 +70,7 @@ def test_the_time_is_over(cluster: Cluster, tmp_path: Path, expected: Steps) -> 
 
 
 def test_a_run_that_comes_no_further_ends_after_three_restarts(cluster: Cluster, tmp_path: Path) -> None:
-    broken = ("model._target_=slow_network.Broken", "model.passes=4")
+    broken = ("model._target_=slow_network.Broken", "model.passes=4", "model.rank=0")
     job = Disturbed.submit(cluster, tmp_path, *broken)
     ended = job.wait("FAILED", restarts=3, seconds=300)
     assert (ended["Restarts"], ended["ExitCode"]) == ("3", "4:0")
