@@ -50,7 +50,8 @@ reason=$(squeue --noheader --jobs="$job" --format=%r) || reason=
 case $next,$ended,$reason in
     3,no,* | 3,yes,TimeLimit)
         # Where that is refused, or not installed, a new job takes over, and knows how often there was one before.
-        scontrol requeue "$job" || DISTMLP_RESTARTS=$((${{DISTMLP_RESTARTS:-0}} + ${{SLURM_RESTART_COUNT:-0}} + 1)) \\
+        restarts=$((${{DISTMLP_RESTARTS:-0}} + ${{SLURM_RESTART_COUNT:-0}} + 1))
+        scontrol requeue "$job" || env --unset=SLURM_RESTART_COUNT "DISTMLP_RESTARTS=$restarts" \\
             sbatch --dependency="afterany:$job" {array}{script} || true
         ;;
     3,*) echo "The job was ended from outside, and does not start again." ;;
