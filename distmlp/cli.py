@@ -11,7 +11,7 @@ from importlib import import_module
 
 from distmlp.errors import ClusterError, ConfigError
 from distmlp.launch.rank_side import die_with_parent
-from distmlp.launch.rendezvous import speaks_for_all
+from distmlp.launch.rendezvous import let_another_speak, speaks_for_all
 from distmlp.log import console
 
 VERBS = {
@@ -74,14 +74,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except ConfigError as error:
+    except (ConfigError, ClusterError) as error:
+        status = 2 if isinstance(error, ConfigError) else 1
         if speaks_for_all():
-            print(f"distmlp: {' '.join(str(error).split())}", file=console())
-        return 2
-    except ClusterError as error:
-        if speaks_for_all():
-            print(f"distmlp: {' '.join(str(error).split())}", file=console())
-        return 1
+            print(f"distmlp: {' '.join(str(error).split())}", file=console(), flush=True)
+        else:
+            let_another_speak(status)
+        return status
     except KeyboardInterrupt:  # before there was anything to save
         return 128 + signal.SIGINT
 

@@ -5,6 +5,8 @@ port that the others learn through a `Directory`.
 """
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from distmlp.runtime import KEYS, MeetingPoint, World, meeting_point, own_rank
 CONNECT = timedelta(seconds=10)
 LATER = timedelta(minutes=30)  # torch's own time-out, for what a process group keeps in the store
 TOLD = "mistakes_told"
+SECONDS_TO_SPEAK = 10.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,15 @@ def speaks_for_all() -> bool:
         if store is not None:
             return bool(store.add(TOLD, 1) == 1)
     return own_rank() == 0
+
+
+def let_another_speak(status: int) -> None:
+    """Waits a while, or until a launcher ends this process: when a first rank has ended, it ends all others.
+
+    The rank that speaks may be slower than this one. ``status``: that this process ends with.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
+    time.sleep(SECONDS_TO_SPEAK)
 
 
 def _agent_store() -> Any:

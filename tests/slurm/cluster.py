@@ -158,9 +158,7 @@ class Cluster:
         before = self._node_started(node)
         self._start_node(node)
         wait_until(lambda: self._node_started(node) != before, 60, self.logs)
-        if self.node_state(node) == "down":  # one that was gone for so short a time that nobody noticed
-            self._as_root(LOGIN, "scontrol", "update", f"nodename={node}", "state=resume")
-        wait_until(lambda: self.node_state(node) in IN_SERVICE, 60, self.logs)
+        wait_until(lambda: self._is_in_service(node, self.node_state(node)), 60, self.logs)
 
     def cut(self, node: str) -> None:
         """Pulls a node's network cable; its processes go on."""
@@ -247,10 +245,19 @@ class Cluster:
         shown = self.output("scontrol", "show", "node", node)
         return shown.partition("SlurmdStartTime=")[2].split()[0]
 
+    def _is_in_service(self, node: str, state: str) -> bool:
+        """Whether it is. One that was gone for so short a time that nobody noticed stays down until it is resumed."""
+        if state == "down":
+            self._as_root(LOGIN, "scontrol", "update", f"nodename={node}", "state=resume")
+        return state in IN_SERVICE
+
     def _wait_until_idle(self) -> None:
         def idle() -> bool:
-            ran = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%T")
-            return ran.stdout.split() == ["idle"] * len(self.nodes)  # it may not be there yet
+            # The controller may not be there yet, and a node may report its reboot twice.
+            ran = self.run("sinfo", "--noheader", "--Node", "--partition=main", "--format=%N %T")
+            states = dict(line.split() for line in ran.stdout.splitlines())
+            in_service = [self._is_in_service(node, state) for node, state in states.items()]
+            return all(in_service) and list(states.values()) == ["idle"] * len(self.nodes)
 
         wait_until(idle, 60, self.logs)
 
