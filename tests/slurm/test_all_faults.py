@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cluster import Cluster
 from disturbed import Disturbed, assert_same_run, network
 
@@ -58,6 +59,21 @@ def test_a_site_that_refuses_to_requeue_gets_a_new_job(cluster: Cluster, tmp_pat
     assert new.wait()["JobState"] == "COMPLETED"
     assert_same_run(new.lines(), expected)
     assert [(start.job, start.restart) for start in new.state.starts] == [(job.id, 0), (successor, 1)]
+
+
+def test_a_job_without_scontrol_starts_again_where_the_site_requeues_by_exit_status(
+    tmp_path: Path, expected: Steps, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    for name in ("scontrol", "sbatch"):
+        (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    with Cluster(tmp_path_factory.mktemp("requeue-exit"), 2, "RequeueExit=3") as site:
+        path = site.output("printenv", "PATH").strip()
+        job = Disturbed.submit(site, tmp_path, *network(0.1), options=(f"--export=ALL,PATH={tmp_path}:{path}",))
+        job.wait_for_step(20)
+        site.signal(job.id, "USR2")
+        job.wait("COMPLETED", restarts=1)
+        assert_same_run(job.lines(), expected)
 
 
 def test_the_time_is_over(cluster: Cluster, tmp_path: Path, expected: Steps) -> None:

@@ -54,9 +54,9 @@ def test_a_rank_that_is_late_is_named_with_its_node_and_waited_for(
     late = script(tmp_path, f"srun bash -c 'sleep $((SLURM_PROCID * 45)); {TRAIN}'")
     job = cluster.submit("--nodes=2", late, folder=tmp_path)
     output = tmp_path / f"slurm-{job}.out"
-    wait_until(lambda: output.exists() and "have not come" in output.read_text(), 90, cluster.logs)
-    [line] = [line for line in said(tmp_path, job) if "have not come" in line]
-    assert "rank 1 of 2 have not come on node2. Here are node1 (eth0 10.0.0.11): rank 0; waits 2" in line
+    wait_until(lambda: output.exists() and "has not come" in output.read_text(), 90, cluster.logs)
+    [line] = [line for line in said(tmp_path, job) if "has not come" in line]
+    assert "rank 1 of 2 has not come on node2. Here are node1 (eth0 10.0.0.11): rank 0; waits 2" in line
     assert cluster.wait(job)["JobState"] == "COMPLETED", output.read_text()
     assert_same_losses(losses(tmp_path), one_process())
     log = (tmp_path / "runs" / "test" / "1" / "logs" / "rank-00000.log").read_text()
