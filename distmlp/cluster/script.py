@@ -54,7 +54,10 @@ case $next,$ended,$reason in
         scontrol requeue "$job" || env --unset=SLURM_RESTART_COUNT "DISTMLP_RESTARTS=$restarts" \\
             sbatch --dependency="afterany:$job" {array}{script} || true
         ;;
-    3,*) echo "The job was ended from outside, and does not start again." ;;
+    3,*)
+        echo "The job was ended from outside: starting it again is left to SLURM."
+        next=143
+        ;;
     *) ;;
 esac
 """

@@ -135,7 +135,9 @@ def _describe_missing(world: World, point: MeetingPoint, store: Any) -> str:
     missing = sorted(set(range(world.world_size)) - set(here))
     where = _where(world, point, missing)
     verb = "have" if len(missing) > 1 else "has"
-    return f"{_ranks(missing)} of {world.world_size} {verb} not come{where}. Here are {describe(_arrivals(store, here))}"
+    return (
+        f"{_ranks(missing)} of {world.world_size} {verb} not come{where}. Here are {describe(_arrivals(store, here))}"
+    )
 
 
 def _where(world: World, point: MeetingPoint, ranks: list[int]) -> str:
