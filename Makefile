@@ -1,5 +1,7 @@
 # The few commands that a developer and the CI share. `make` alone lists them.
 PYTHON ?= python3
+# Test files at a time.
+WORKERS ?= 2
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt
 # pip before 23.1 would otherwise build the packages that come as source (deepspeed) without an isolated environment.
@@ -16,7 +18,7 @@ train: .venv/.train-ready ## train the default experiment
 	$(BIN)/distmlp train
 
 test: .venv/.dev-ready ## run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -q
 
 # `make test` has a part of these three.
 parity: .venv/.dev-ready ## compare every strategy with the others, write docs/parity.md

@@ -82,8 +82,9 @@ def let_another_speak(status: int) -> None:
 
     The rank that speaks may be slower than this one. ``status``: that this process ends with.
     """
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
+    former = signal.signal(signal.SIGTERM, lambda *_: os._exit(status))
     time.sleep(SECONDS_TO_SPEAK)
+    signal.signal(signal.SIGTERM, former)
 
 
 def _agent_store() -> Any:

@@ -18,6 +18,7 @@ from machine import PATH, Machine, as_root, connect, why_no_machines
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "unshare", "nsenter", "ip")
 ENDED = "COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL PREEMPTED DEADLINE OUT_OF_MEMORY BOOT_FAIL".split()
+SECONDS_BETWEEN_LOOKS = 0.5  # each asks SLURM, which costs the cores that the jobs run on
 NUM_CPUS, MEMORY_MB, NUM_GPUS = 4, 8000, 4
 LOGIN = "login"
 IN_SERVICE = ("idle", "mixed", "allocated", "completing")
@@ -67,7 +68,7 @@ def wait_until(condition: Callable[[], object], seconds: float, what: Callable[[
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"not within {seconds:g} s: {what()}"
-        time.sleep(0.1)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class Cluster:
@@ -139,6 +140,8 @@ class Cluster:
 
         def arrived() -> bool:
             found.update(self.job(job))
+            if found["Reason"] == "launch_failed_requeued_held":  # a node too busy to start it in time
+                self.output("scontrol", "release", job)
             return found["JobState"] in (states or ENDED) and int(found["Restarts"]) >= restarts
 
         wait_until(arrived, seconds, lambda: f"job {job} {states or 'ended'}, restarts {restarts}; it is {found}")

@@ -49,18 +49,6 @@ def test_a_node_is_cut_off(cluster: Cluster, tmp_path: Path, expected: Steps) ->
     assert 20 <= job.state.starts[1].step < 80
 
 
-def test_a_site_that_refuses_to_requeue_gets_a_new_job(cluster: Cluster, tmp_path: Path, expected: Steps) -> None:
-    job = Disturbed.submit(cluster, tmp_path, *network(0.1), options=("--no-requeue",))
-    job.wait_for_step(20)
-    cluster.signal(job.id, "USR2")
-    assert job.wait()["JobState"] == "FAILED"  # with exit status 3
-    [successor] = cluster.output("squeue", "--noheader", "--format=%A").split()
-    new = Disturbed(cluster, tmp_path, successor)
-    assert new.wait()["JobState"] == "COMPLETED"
-    assert_same_run(new.lines(), expected)
-    assert [(start.job, start.restart) for start in new.state.starts] == [(job.id, 0), (successor, 1)]
-
-
 def test_a_job_without_scontrol_starts_again_where_the_site_requeues_by_exit_status(
     tmp_path: Path, expected: Steps, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

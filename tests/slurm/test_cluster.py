@@ -86,14 +86,6 @@ def test_each_task_can_have_a_gpu(cluster: Cluster) -> None:
     assert sorted(printed.split()) == ["0", "1"]
 
 
-def test_another_cluster_with_other_settings_can_stand_beside_it(cluster: Cluster, tmp_path: Path) -> None:
-    exits = script(tmp_path, '[ -n "$SLURM_RESTART_COUNT" ] || exit 3')
-    with Cluster(tmp_path, 1, "RequeueExit=3") as other:
-        assert other.wait(other.submit(exits, folder=tmp_path), "COMPLETED", restarts=1)["ExitCode"] == "0:0"
-    job = cluster.submit(exits, folder=tmp_path)
-    assert cluster.wait(job)["ExitCode"] == "3:0"
-
-
 KILLED = """
 import os, pathlib, signal, sys
 from cluster import Cluster

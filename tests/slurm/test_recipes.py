@@ -33,10 +33,8 @@ def stop_once_it_trains(cluster: Cluster, job: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("recipe", "flags"),
     [
-        ("train", ("--nodes=2",)),
         ("train", ("--ntasks-per-node=2",)),
         ("train_torchrun", ("--nodes=2",)),
-        ("train_torchrun", ("--gpus-per-node=2",)),
     ],
 )
 def test_two_ranks_train_as_one_process(
@@ -73,9 +71,10 @@ def test_jobs_that_share_a_node_do_not_meet(
         assert_same_losses(losses(folder), one_process())
 
 
-@pytest.mark.parametrize("recipe", ["train", "train_torchrun"])
-def test_a_stopped_job_starts_again_and_a_cancelled_one_does_not(recipe: str, cluster: Cluster, tmp_path: Path) -> None:
-    job = cluster.submit(f"{RECIPES}/{recipe}.sbatch", *ENDLESS, folder=tmp_path)
+def test_a_job_stopped_under_torchrun_starts_again_and_a_cancelled_one_does_not(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    job = cluster.submit(f"{RECIPES}/train_torchrun.sbatch", *ENDLESS, folder=tmp_path)
     stop_once_it_trains(cluster, job, tmp_path)
     cluster.wait(job, "RUNNING", restarts=1)
     wait_until(lambda: starts(tmp_path) == [job, job], 120, cluster.logs)

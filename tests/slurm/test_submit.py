@@ -91,17 +91,6 @@ def test_a_cancelled_job_saves_and_does_not_come_back(cluster: Cluster, tmp_path
     assert list((run_folder(tmp_path) / "checkpoints").glob("step-*"))
 
 
-def test_a_preempted_job_comes_back_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
-    """SLURM gives it `GraceTime` to save, and would requeue it at the end of that; saved sooner, it does so itself."""
-    job = submitted(cluster, tmp_path, "cluster.nodes=3", 'cluster.sbatch=["--exclusive"]', *LONG)
-    wait_for_steps(tmp_path, job)
-    cluster.submit("--partition=urgent", "--nodes=3", "--exclusive", "--wrap=sleep 5", folder=tmp_path)
-    assert cluster.wait(job, restarts=1)["JobState"] == "COMPLETED", log(tmp_path, job)
-    first, second = status(tmp_path)["starts"]
-    assert (first["restart"], second["restart"]) == (0, 1)
-    assert 0 < second["step"] < 1500
-
-
 def test_a_run_whose_job_waits_is_not_submitted_twice(cluster: Cluster, tmp_path: Path) -> None:
     job = submitted(cluster, tmp_path, 'cluster.sbatch=["--hold"]')
     assert (status(tmp_path)["state"], status(tmp_path)["job"]) == ("submitted", job)
