@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c constraint
 export PIP_USE_PEP517 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test parity resume-matrix slurm disk-access check format wheel clean
+.PHONY: help train test parity resume-matrix launch disk-access check format wheel clean
 .NOTPARALLEL:
 
 help: ## list the targets
@@ -31,8 +31,8 @@ resume-matrix: .venv/.dev-ready ## resume from every strategy under every other,
 	DISTMLP_RESUME_MATRIX=$(CURDIR)/build/resume-matrix $(BIN)/python -m pytest -q tests/distributed/test_resume_matrix.py
 	PYTHONPATH=tests/distributed $(BIN)/python -m parity.resume_report build/resume-matrix docs/resume-matrix.md
 
-slurm: .venv/.dev-ready ## run all tests that need a SLURM cluster, of which `make test` has a part
-	DISTMLP_SLURM=all $(BIN)/python -m pytest -q tests/slurm
+launch: .venv/.dev-ready ## start ranks and lose them in every way: SLURM, ssh, DeepSpeed, MPI
+	DISTMLP_LAUNCH=all $(BIN)/python -m pytest -q tests/slurm tests/e2e/test_launch_scripts.py
 
 COMPILE := from distmlp.strategy import deepspeed_io, deepspeed_process as p; \
     p.import_deepspeed("cpu"); deepspeed_io.load_disk_access("cpu")

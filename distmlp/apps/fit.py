@@ -84,5 +84,6 @@ def fit(opened: OpenRun, parts: Parts, world: World, kind: str) -> int:
     opened.end("stopped" if stopped else "finished", made.stopping.reason, status)
     if stopped:
         wait_for_rank_zero(world)
+    made.stopping.let_go()
     # One rank says it for all: a launcher stops the others at the first status that is not 0.
     return status if world.rank == 0 else 0

@@ -75,20 +75,21 @@ class Stopping(lightning.Callback):
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self.answer()
         if not self.signal_name:  # else one may come again while the run is saved
-            self._restore_handlers()
+            self.let_go()
 
     def on_exception(self, trainer: lightning.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._restore_handlers()
+        self.let_go()
 
     def _on_signal(self, number: int, _: Any) -> None:
         if not self.signal_name:
             self.signal_name = signal.Signals(number).name
             self.signalled = time.monotonic()
         elif number in FROM_PEOPLE and time.monotonic() - self.signalled > SECONDS_OF_ONE_SIGNAL:
-            self._restore_handlers()
+            self.let_go()
             os.kill(os.getpid(), number)
 
-    def _restore_handlers(self) -> None:
+    def let_go(self) -> None:
+        """Signals are again answered as before training. Who trained calls it when the run has ended and is saved."""
         for number, handler in self.former_handlers.items():
             signal.signal(number, handler)
         self.former_handlers = {}

@@ -21,6 +21,7 @@ from distmlp.runtime import MeetingPoint, World
 SECONDS_TO_FIRST_WORD = 30.0
 SECONDS_TO_THE_END = 300.0  # slow file systems take their time to load torch
 SECONDS_BETWEEN_LOOKS = 0.05
+SECONDS_TO_READ = 10.0
 SLACK = timedelta(seconds=SECONDS_TO_THE_END + 60)
 LOOPBACK = "127."
 
@@ -89,6 +90,7 @@ def wait_for_all(world: World, point: MeetingPoint, store: Any) -> list[Arrival]
             came = store.add("came", 0)
     except ClusterError as error:
         store.set("verdict", str(error))
+        _let_them_read(store, came - 1)
         raise
     arrivals = _arrivals(store, range(world.world_size))
     store.set("verdict", "")
@@ -122,8 +124,16 @@ def _wait_for_verdict(store: Any, own: Arrival) -> None:
         verdict: str = store.get("verdict").decode()
     except RuntimeError:
         raise ClusterError(f"rank {own.rank} on {own.host} has lost rank 0 before training began") from None
+    store.add("read", 1)
     if verdict:
         raise ClusterError(verdict)
+
+
+def _let_them_read(store: Any, num_others: int) -> None:
+    """Waits until others have read the verdict: the store ends with this process."""
+    end = time.monotonic() + SECONDS_TO_READ
+    while store.add("read", 0) < num_others and time.monotonic() < end:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 def _arrivals(store: Any, ranks: Iterable[int]) -> list[Arrival]:

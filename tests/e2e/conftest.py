@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# `make launch` has it: ssh, DeepSpeed's launcher and torchrun take minutes.
+collect_ignore = [] if os.environ.get("DISTMLP_LAUNCH") == "all" else ["test_launch_scripts.py"]
+
 
 @pytest.fixture(scope="session")
 def process_environment(repository: Path) -> dict[str, str]:

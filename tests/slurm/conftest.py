@@ -11,10 +11,10 @@ from cluster import Cluster, why_no_cluster
 from disturbed import undisturbed
 from training import SMALL, losses
 
-# `make test` has a way to start ranks and a way to lose them of each kind; `make slurm` has them all.
-EACH_KIND = ("test_faults.py", "test_srun.py", "test_torchrun.py")
+# `make test` has a way to start ranks and a way to lose them of each kind; `make launch` has them all.
+EACH_KIND = ("test_faults.py", "test_torchrun.py")
 ALL = sorted(path.name for path in Path(__file__).parent.glob("test_*.py"))
-collect_ignore = [] if os.environ.get("DISTMLP_SLURM") == "all" else [name for name in ALL if name not in EACH_KIND]
+collect_ignore = [] if os.environ.get("DISTMLP_LAUNCH") == "all" else [name for name in ALL if name not in EACH_KIND]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The rest of what may happen to a job, in the order of how long it takes; `make slurm` runs this file too."""
+"""The rest of what may happen to a job, in the order of how long it takes; `make launch` runs this file too."""
 
 from pathlib import Path
 from typing import Any
