@@ -9,11 +9,11 @@ from typing import Any
 from distmlp import run_folder
 from distmlp.apps.continued import WORDS, check_same_run, checkpoints_place, compose_resumed
 from distmlp.apps.planned_world import check_elsewhere
-from distmlp.cluster import slurm
 from distmlp.cluster.array import read_runs
 from distmlp.cluster.needs import container_of, needed_paths
 from distmlp.cluster.paths import check_paths
 from distmlp.cluster.plan import Plan, check_batch, plan_ranks
+from distmlp.cluster.queue import NoAnswerError, ask_queue
 from distmlp.cluster.quoting import hydra_word
 from distmlp.cluster.script import Job, render
 from distmlp.cluster.site import site_words
@@ -160,10 +160,18 @@ def _check_free(source: str, run: Composed, folder: Path) -> None:
     if source == "never":
         raise ConfigError(f"{folder} exists: leave run.id unset, choose another, or use resume=auto to go on")
     state = read_state(folder)
-    if state and state.job and slurm.is_queued(state.job):
+    if state and state.job and _is_queued(state.job):
         raise ConfigError(f"job {state.job} of {folder} is in the queue: wait for it, or distmlp runs cancel {folder}")
     if source in WORDS and not checkpoint_names(open_storage(checkpoints_place(run.config))):
         check_same_run(run, folder)
+
+
+def _is_queued(job: str) -> bool:
+    """Whether SLURM says so; where it says nothing, the lock of the run keeps a second job out."""
+    try:
+        return bool(ask_queue([job]))
+    except NoAnswerError:
+        return False
 
 
 def _words(config: Config) -> list[str]:

@@ -1,4 +1,4 @@
-"""SLURM's commands, as this host has them. No shell is between, and a complaint becomes one line."""
+"""`sbatch`, as this host has it. No shell is between, and a complaint becomes one line. See `queue.py` for the rest."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from distmlp.errors import ConfigError
 
+SECONDS = 120  # a controller of a large site may take its time
 ANSWER = re.compile(r"[0-9]+(;.*)?")
 
 
@@ -31,19 +32,15 @@ def submit(script: Path) -> str:
     return answer.partition(";")[0]
 
 
-def is_queued(job: str) -> bool:
-    """Whether the job waits or runs. One that SLURM no longer knows does neither."""
-    try:
-        return bool(_call(["squeue", "--noheader", "--jobs", job, "--format=%T"]).strip())
-    except ConfigError:
-        return False
-
-
 def _call(command: list[str], text: str | None = None) -> str:
     # A chain of jobs that took over from each other counts from here.
     environment = {key: value for key, value in os.environ.items() if key != "DISTMLP_RESTARTS"}
     try:
-        done = subprocess.run(command, input=text or "", capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            command, input=text or "", capture_output=True, text=True, env=environment, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise ConfigError(f"{command[0]} gave no answer in {SECONDS} s: is SLURM's controller there?") from None
     except OSError as error:
         raise ConfigError(
             f"{command[0]} cannot be run ({error.strerror}): submit where SLURM's commands are, or print the script "
