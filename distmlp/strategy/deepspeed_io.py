@@ -1,10 +1,11 @@
-"""DeepSpeed's access to disks for what is offloaded to nvme: C++ that is compiled once on a machine, for some minutes.
+"""DeepSpeed's access to disks for what is offloaded to nvme: C++ that is compiled once for an environment, for minutes.
 
 torch guards such builds by a file that a killed process leaves behind, and whoever comes next waits for it forever.
 Here the kernel guards them: its locks end with the process that holds them.
 """
 
 import ctypes.util
+import hashlib
 import os
 import shutil
 import sys
@@ -50,17 +51,21 @@ def load_disk_access(device_type: str) -> None:
         for stale in folder.glob("*/lock"):  # nobody else builds here now
             stale.unlink()
         if not is_compiled(device_type):
-            log.warning("compiling DeepSpeed's disk access into %s: once on this machine, some minutes", folder)
+            log.warning("compiling DeepSpeed's disk access into %s: once for this environment, some minutes", folder)
         AsyncIOBuilder().load(verbose=False)
 
 
 def is_compiled(device_type: str) -> bool:
-    """Whether this machine has it already."""
+    """Whether this environment has it already."""
     return (_folder(device_type) / "async_io" / "async_io.so").is_file()
 
 
 def _folder(device_type: str) -> Path:
-    """A folder of its own for whatever the compiled code depends on."""
+    """A folder of its own for whatever the compiled code depends on.
+
+    Two environments never share one: each would compile anew what the other has, whose headers lie elsewhere.
+    """
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    name = f"{python}-torch{torch.__version__}-{device_type}"
+    environment = hashlib.sha256(sys.prefix.encode()).hexdigest()[:8]
+    name = f"{python}-torch{torch.__version__}-{device_type}-{environment}"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "distmlp", "extensions", name)
